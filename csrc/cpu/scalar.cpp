@@ -1,0 +1,55 @@
+// One pair at a time: every processor, and the definition that the vector code must equal bit for bit.
+#include "kernel.h"
+
+namespace rope_ext::cpu {
+namespace {
+
+template <class C>
+struct Scalar {
+  C value;
+  static constexpr int64_t lanes = 1;
+};
+template <class C>
+ROPE_INLINE Scalar<C> multiply(Scalar<C> a, Scalar<C> b) {
+  return {rope_ext::multiply(a.value, b.value)};
+}
+template <class C>
+ROPE_INLINE Scalar<C> fma(Scalar<C> a, Scalar<C> b, Scalar<C> c) {
+  return {rope_ext::fma(a.value, b.value, c.value)};
+}
+template <class C>
+ROPE_INLINE Scalar<C> fms(Scalar<C> a, Scalar<C> b, Scalar<C> c) {
+  return {rope_ext::fms(a.value, b.value, c.value)};
+}
+
+struct ScalarIsa {
+  template <class C>
+  using Vector = Scalar<C>;
+  static constexpr bool vectorized = false;
+  template <class T>
+  static constexpr bool takes_pairs_apart = true;
+
+  template <class T>
+  static ROPE_INLINE Scalar<Compute<T>> load(const T* source, int64_t = 1) {
+    return {to_compute(*source)};
+  }
+  template <class C, class T>
+  static ROPE_INLINE void store(T* target, Scalar<C> value, int64_t = 1) {
+    rope_ext::store(target, value.value);
+  }
+  template <class T>
+  static ROPE_INLINE Pair<Scalar<Compute<T>>> load_pairs(const T* source, int64_t = 1) {
+    return {load(source), load(source + 1)};
+  }
+  template <class T>
+  static ROPE_INLINE void store_pairs(T* target, Pair<Scalar<Compute<T>>> pair, int64_t = 1) {
+    store(target, pair.x);
+    store(target + 1, pair.y);
+  }
+};
+
+}  // namespace
+
+constinit const Kernels scalar_kernels = kernels_of<ScalarIsa>();
+
+}  // namespace rope_ext::cpu

@@ -1,0 +1,37 @@
+"""Builds rope_ext._C. The C++ standard and torch's ABI flags come from torch's own build_ext."""
+
+import platform
+import sys
+from pathlib import Path
+
+from setuptools import setup
+
+try:
+    from torch.utils.cpp_extension import BuildExtension, CppExtension
+except ImportError as error:
+    raise SystemExit(
+        "rope_ext is built against the torch that it will run with, and none is installed here: "
+        "install torch first, then `pip install --no-build-isolation .`"
+    ) from error
+
+SOURCES = sorted(str(path) for folder in ("cpu", "ops") for path in Path("csrc", folder).glob("*.cpp"))
+HEADERS = sorted(str(path) for path in Path("csrc").rglob("*.h"))
+
+
+def compile_flags() -> list[str]:
+    """-ffp-contract=off: only the fused operations that the source names, the same on every machine."""
+    if sys.platform == "win32":
+        return ["/O2", "/fp:precise"]
+    flags = ["-O3", "-g0", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wno-psabi"]
+    if platform.system() == "Linux":
+        # Compiled for OpenMP but not linked with it: torch's own runtime, already loaded, serves both.
+        flags.append("-fopenmp")
+    return flags
+
+
+setup(
+    ext_modules=[
+        CppExtension("rope_ext._C", SOURCES, depends=HEADERS, extra_compile_args=compile_flags())
+    ],
+    cmdclass={"build_ext": BuildExtension},
+)
