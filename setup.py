@@ -7,6 +7,7 @@ from pathlib import Path
 from setuptools import setup
 
 try:
+    import torch
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 except ImportError as error:
     raise SystemExit(
@@ -29,9 +30,17 @@ def compile_flags() -> list[str]:
     return flags
 
 
+class Build(BuildExtension):  # type: ignore[misc]
+    """Keeps objects, a folder for each torch, so that the next build compiles only what has changed."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.build_temp = f"build/torch-{torch.__version__}"
+
+
 setup(
     ext_modules=[
         CppExtension("rope_ext._C", SOURCES, depends=HEADERS, extra_compile_args=compile_flags())
     ],
-    cmdclass={"build_ext": BuildExtension},
+    cmdclass={"build_ext": Build},
 )

@@ -65,11 +65,11 @@ ROPE_INLINE __m256i rounded_words(Floats a) {
 struct Avx2 {
   template <class C>
   using Vector = std::conditional_t<std::is_same_v<C, double>, Doubles, Floats>;
-  static constexpr bool vectorized = true;
   template <class T>
   static constexpr bool takes_pairs_apart = std::is_same_v<T, bfloat16>;
 
-  static ROPE_INLINE void prefetch(const char* address) { _mm_prefetch(address, _MM_HINT_T0); }
+  static ROPE_INLINE Floats broadcast(float value) { return {_mm256_set1_ps(value)}; }
+  static ROPE_INLINE Doubles broadcast(double value) { return {_mm256_set1_pd(value)}; }
 
   static ROPE_INLINE Floats load(const float* p) { return {loaded(_mm256_loadu_ps(p))}; }
   static ROPE_INLINE Doubles load(const double* p) { return {loaded(_mm256_loadu_pd(p))}; }
@@ -115,21 +115,80 @@ struct Avx2 {
     for (int64_t i = 0; i < n; ++i) p[i] = buffer[i];
   }
 
-  // A pair of bfloat16 is one word: x its lower half, y its upper, each a float with a shift or a mask.
+  // Two vectors of bfloat16 are one of words, the even elements their lower halves, the odd their upper:
+  // each becomes a float with a shift or a mask. Interleaved, that is x and y.
+  template <class T>
+  static ROPE_INLINE auto load_two(const T* p) {
+    if constexpr (std::is_same_v<T, bfloat16>) {
+      const Pair<Floats> words = load_pairs(p);
+      return Two<Floats>{words.x, words.y};
+    } else {
+      return Two<Vector<Compute<T>>>{load(p), load(p + Vector<Compute<T>>::lanes)};
+    }
+  }
+  template <class T, class V, int n>
+  static ROPE_INLINE void store_twos(T* p, const Two<V> (&two)[n]) {
+    for (int v = 0; v < n; ++v) {
+      if constexpr (std::is_same_v<T, bfloat16>) {
+        store_words(p + 16 * v, {two[v].first, two[v].second});
+      } else {
+        store(p + 2 * v * V::lanes, two[v].first);
+        store(p + (2 * v + 1) * V::lanes, two[v].second);
+      }
+    }
+  }
+  template <class T, class C>
+  static ROPE_INLINE auto load_two_angles(const C* p) {
+    if constexpr (std::is_same_v<T, bfloat16>) {
+      const __m256 low = _mm256_loadu_ps(p), high = _mm256_loadu_ps(p + 8);
+      return Two<Floats>{in_order(_mm256_shuffle_ps(low, high, 0b10001000)),
+                         in_order(_mm256_shuffle_ps(low, high, 0b11011101))};
+    } else {
+      return load_two(p);
+    }
+  }
+
   static ROPE_INLINE Pair<Floats> load_pairs(const bfloat16* p) {
     return apart(loaded(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
   }
   static ROPE_INLINE Pair<Floats> load_pairs(const bfloat16* p, int64_t n) {
     return apart(_mm256_maskload_epi32(reinterpret_cast<const int*>(p), first_floats(n)));
   }
-  static ROPE_INLINE void store_pairs(bfloat16* p, Pair<Floats> pair) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), together(pair));
+  template <int n>
+  static ROPE_INLINE void store_many_pairs(bfloat16* p, const Pair<Floats> (&pairs)[n]) {
+    for (int v = 0; v < n; ++v) store_words(p + 16 * v, pairs[v]);
   }
   static ROPE_INLINE void store_pairs(bfloat16* p, Pair<Floats> pair, int64_t n) {
     _mm256_maskstore_epi32(reinterpret_cast<int*>(p), first_floats(n), together(pair));
   }
 
+  // The other types keep their pairs, which meet every angle twice.
+  static ROPE_INLINE Two<Floats> doubled(Floats a) {
+    return {{_mm256_permutevar8x32_ps(a.value, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3))},
+            {_mm256_permutevar8x32_ps(a.value, _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7))}};
+  }
+  static ROPE_INLINE Two<Doubles> doubled(Doubles a) {
+    return {{_mm256_permute4x64_pd(a.value, 0b01010000)}, {_mm256_permute4x64_pd(a.value, 0b11111010)}};
+  }
+  static ROPE_INLINE Two<Floats> doubled_with_signs(Floats a) {
+    const Floats signs{_mm256_setr_ps(-1, 1, -1, 1, -1, 1, -1, 1)};
+    const Two<Floats> two = doubled(a);
+    return {multiply(two.first, signs), multiply(two.second, signs)};
+  }
+  static ROPE_INLINE Two<Doubles> doubled_with_signs(Doubles a) {
+    const Doubles signs{_mm256_setr_pd(-1, 1, -1, 1)};
+    const Two<Doubles> two = doubled(a);
+    return {multiply(two.first, signs), multiply(two.second, signs)};
+  }
+
  private:
+  // A shuffle works within 128 bits: its quarters come as 0 2 1 3.
+  static ROPE_INLINE Floats in_order(__m256 a) {
+    return {_mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(a), 0b11011000))};
+  }
+  static ROPE_INLINE void store_words(bfloat16* p, Pair<Floats> pair) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), together(pair));
+  }
   template <class T>
   static ROPE_INLINE __m128i halves(const T* p) {
     return loaded(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));

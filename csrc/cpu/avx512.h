@@ -31,9 +31,6 @@ ROPE_INLINE Floats fms(Floats a, Floats b, Floats c) { return {_mm512_fmsub_ps(a
 ROPE_INLINE Doubles fms(Doubles a, Doubles b, Doubles c) {
   return {_mm512_fmsub_pd(a.value, b.value, c.value)};
 }
-ROPE_INLINE Floats swap_pairs(Floats a) { return {_mm512_permute_ps(a.value, 0b10110001)}; }
-ROPE_INLINE Doubles swap_pairs(Doubles a) { return {_mm512_permute_pd(a.value, 0b01010101)}; }
-
 // Keeps the compiler from folding one load into several instructions (0.78 -> 0.99 of the ceiling).
 template <class R>
 ROPE_INLINE R loaded(R value) {
@@ -43,36 +40,64 @@ ROPE_INLINE R loaded(R value) {
 
 ROPE_INLINE __mmask16 first(int64_t n) { return static_cast<__mmask16>((1u << n) - 1); }
 
-// To bfloat16, to nearest even, left in the upper half of each lane; a NaN is kept quiet.
-ROPE_INLINE __m512i rounded_words(Floats a) {
-  const __m512i bits = _mm512_castps_si512(a.value);
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-  const __mmask16 nan = _mm512_cmp_ps_mask(a.value, a.value, _CMP_UNORD_Q);
-  return _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
-}
+// Rounds floats to bfloat16 with integer arithmetic: to nearest even, a NaN is kept quiet.
+struct IntegerRounding {
+  static ROPE_INLINE __m256i halves(Floats a) {
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(upper(a), 16));
+  }
 
-ROPE_INLINE __m256i rounded_halves(Floats a) {
-  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded_words(a), 16));
-}
+  // 32 bfloat16, the second vector behind the first.
+  static ROPE_INLINE __m512i words(Two<Floats> two) {
+    return _mm512_inserti64x4(_mm512_castsi256_si512(halves(two.first)), halves(two.second), 1);
+  }
+  // 32 bfloat16, x and y in turn.
+  static ROPE_INLINE __m512i words(Pair<Floats> pair) {
+    return _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(upper(pair.x), 16), upper(pair.y));
+  }
+  template <class Pack, int n>
+  static ROPE_INLINE void words(const Pack (&in)[n], __m512i (&out)[n]) {
+    for (int v = 0; v < n; ++v) out[v] = words(in[v]);
+  }
 
+ private:
+  // The result is the upper half of each lane.
+  static ROPE_INLINE __m512i upper(Floats a) {
+    const __m512i bits = _mm512_castps_si512(a.value);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __mmask16 nan = _mm512_cmp_ps_mask(a.value, a.value, _CMP_UNORD_Q);
+    return _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
+  }
+};
+
+// Rounding: how floats become bfloat16: `halves` of one vector, `words` of two vectors or of a pair of them,
+// and of an array of either.
+template <class Rounding>
 struct Avx512 {
   template <class C>
   using Vector = std::conditional_t<std::is_same_v<C, double>, Doubles, Floats>;
-  static constexpr bool vectorized = true;
   template <class T>
-  static constexpr bool takes_pairs_apart = std::is_same_v<T, bfloat16>;
+  static constexpr bool takes_pairs_apart = true;
 
-  static ROPE_INLINE void prefetch(const char* address) { _mm_prefetch(address, _MM_HINT_T0); }
+  static ROPE_INLINE Floats broadcast(float value) { return {_mm512_set1_ps(value)}; }
+  static ROPE_INLINE Doubles broadcast(double value) { return {_mm512_set1_pd(value)}; }
 
-  static ROPE_INLINE Floats load(const float* p) { return {loaded(_mm512_loadu_ps(p))}; }
-  static ROPE_INLINE Doubles load(const double* p) { return {loaded(_mm512_loadu_pd(p))}; }
-  static ROPE_INLINE Floats load(const float16* p) { return {_mm512_cvtph_ps(halves(p))}; }
-  static ROPE_INLINE Floats load(const bfloat16* p) { return widened(halves(p)); }
+  static ROPE_INLINE Floats load(const float* p) { return {_mm512_loadu_ps(p)}; }
+  static ROPE_INLINE Doubles load(const double* p) { return {_mm512_loadu_pd(p)}; }
+  static ROPE_INLINE Floats load(const float16* p) {
+    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+  }
+  static ROPE_INLINE Floats load(const bfloat16* p) {
+    return widened(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
   static ROPE_INLINE void store(float* p, Floats a) { _mm512_storeu_ps(p, a.value); }
   static ROPE_INLINE void store(double* p, Doubles a) { _mm512_storeu_pd(p, a.value); }
-  static ROPE_INLINE void store(float16* p, Floats a) { put(p, float16_halves(a)); }
-  static ROPE_INLINE void store(bfloat16* p, Floats a) { put(p, rounded_halves(a)); }
+  static ROPE_INLINE void store(float16* p, Floats a) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), float16_halves(a));
+  }
+  static ROPE_INLINE void store(bfloat16* p, Floats a) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), Rounding::halves(a));
+  }
 
   static ROPE_INLINE Floats load(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(first(n), p)}; }
   static ROPE_INLINE Doubles load(const double* p, int64_t n) {
@@ -94,47 +119,125 @@ struct Avx512 {
     _mm256_mask_storeu_epi16(p, first(n), float16_halves(a));
   }
   static ROPE_INLINE void store(bfloat16* p, Floats a, int64_t n) {
-    _mm256_mask_storeu_epi16(p, first(n), rounded_halves(a));
+    _mm256_mask_storeu_epi16(p, first(n), Rounding::halves(a));
   }
 
-  // A pair of bfloat16 is one word: x its lower half, y its upper, each a float with a shift or a mask.
+  template <class T>
+  static ROPE_INLINE auto load_two(const T* p) {
+    if constexpr (std::is_same_v<T, bfloat16>) {
+      // One shuffle brings 16 elements into the upper halves of their lanes, and zeros into the lower.
+      const __m512i low = _mm512_set_epi16(15, 0, 14, 0, 13, 0, 12, 0, 11, 0, 10, 0, 9, 0, 8, 0, 7, 0, 6, 0,
+                                           5, 0, 4, 0, 3, 0, 2, 0, 1, 0, 0, 0);
+      const __m512i words = loaded(_mm512_loadu_si512(p));
+      const __m512i high = _mm512_or_si512(low, _mm512_set1_epi16(16));
+      return Two<Floats>{{_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(kUpper, low, words))},
+                         {_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(kUpper, high, words))}};
+    } else {
+      return Two<Vector<Compute<T>>>{load(p), load(p + Vector<Compute<T>>::lanes)};
+    }
+  }
+  template <class T, class C>
+  static ROPE_INLINE auto load_two_angles(const C* p) {
+    return load_two(p);
+  }
+  template <class T, class V, int n>
+  static ROPE_INLINE void store_twos(T* p, const Two<V> (&two)[n]) {
+    if constexpr (std::is_same_v<T, bfloat16>) {
+      store_words(p, two);
+    } else {
+      for (int v = 0; v < n; ++v) store_two(p + 2 * v * V::lanes, two[v]);
+    }
+  }
+
   static ROPE_INLINE Pair<Floats> load_pairs(const bfloat16* p) {
     return apart(loaded(_mm512_loadu_si512(p)));
   }
   static ROPE_INLINE Pair<Floats> load_pairs(const bfloat16* p, int64_t n) {
     return apart(_mm512_maskz_loadu_epi32(first(n), p));
   }
-  static ROPE_INLINE void store_pairs(bfloat16* p, Pair<Floats> pair) {
-    _mm512_storeu_si512(p, together(pair));
-  }
   static ROPE_INLINE void store_pairs(bfloat16* p, Pair<Floats> pair, int64_t n) {
-    _mm512_mask_storeu_epi32(p, first(n), together(pair));
+    const Pair<Floats> in[] = {pair};
+    __m512i out[1];
+    Rounding::words(in, out);
+    _mm512_mask_storeu_epi32(p, first(n), out[0]);
   }
 
- protected:
+  // The other types come apart with a shuffle a vector, and go together with another.
   template <class T>
-  static ROPE_INLINE void put(T* p, __m256i halves) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), halves);
+  static ROPE_INLINE auto load_pairs(const T* p) {
+    return apart(load_two(p));
+  }
+  template <class T>
+  static ROPE_INLINE auto load_pairs(const T* p, int64_t n) {
+    constexpr int64_t lanes = Vector<Compute<T>>::lanes;
+    const int64_t low = 2 * n < lanes ? 2 * n : lanes;
+    return apart(Two<Vector<Compute<T>>>{load(p, low), load(p + lanes, 2 * n - low)});
+  }
+  template <class T, class V>
+  static ROPE_INLINE void store_pairs(T* p, Pair<V> pair, int64_t n) {
+    const int64_t low = 2 * n < V::lanes ? 2 * n : V::lanes;
+    const Two<V> two = together(pair);
+    store(p, two.first, low);
+    store(p + V::lanes, two.second, 2 * n - low);
+  }
+  template <class T, class V, int n>
+  static ROPE_INLINE void store_many_pairs(T* p, const Pair<V> (&pairs)[n]) {
+    if constexpr (std::is_same_v<T, bfloat16>) {
+      store_words(p, pairs);
+    } else {
+      for (int v = 0; v < n; ++v) store_two(p + 2 * v * V::lanes, together(pairs[v]));
+    }
   }
 
  private:
-  template <class T>
-  static ROPE_INLINE __m256i halves(const T* p) {
-    return loaded(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  static constexpr __mmask32 kUpper = 0xaaaaaaaa;  // the upper half of every 32-bit lane
+
+  template <class T, class V>
+  static ROPE_INLINE void store_two(T* p, Two<V> two) {
+    store(p, two.first);
+    store(p + V::lanes, two.second);
   }
+  template <class Pack, int n>
+  static ROPE_INLINE void store_words(bfloat16* p, const Pack (&in)[n]) {
+    __m512i out[n];
+    Rounding::words(in, out);
+    for (int v = 0; v < n; ++v) _mm512_storeu_si512(p + 32 * v, out[v]);
+  }
+
   static ROPE_INLINE Floats widened(__m256i halves) {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))};
   }
   static ROPE_INLINE __m256i float16_halves(Floats a) {
     return _mm512_cvtps_ph(a.value, _MM_FROUND_TO_NEAREST_INT);
   }
+
   static ROPE_INLINE Pair<Floats> apart(__m512i words) {
     return {{_mm512_castsi512_ps(_mm512_slli_epi32(words, 16))},
             {_mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(static_cast<int>(0xffff0000))))}};
   }
-  static ROPE_INLINE __m512i together(Pair<Floats> pair) {
-    return _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(rounded_words(pair.x), 16),
-                                   rounded_words(pair.y));
+  static ROPE_INLINE Pair<Floats> apart(Two<Floats> two) {
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    return {{_mm512_permutex2var_ps(two.first.value, even, two.second.value)},
+            {_mm512_permutex2var_ps(two.first.value, odd, two.second.value)}};
+  }
+  static ROPE_INLINE Pair<Doubles> apart(Two<Doubles> two) {
+    const __m512i even = _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
+    const __m512i odd = _mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15);
+    return {{_mm512_permutex2var_pd(two.first.value, even, two.second.value)},
+            {_mm512_permutex2var_pd(two.first.value, odd, two.second.value)}};
+  }
+  static ROPE_INLINE Two<Floats> together(Pair<Floats> pair) {
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    return {{_mm512_permutex2var_ps(pair.x.value, low, pair.y.value)},
+            {_mm512_permutex2var_ps(pair.x.value, high, pair.y.value)}};
+  }
+  static ROPE_INLINE Two<Doubles> together(Pair<Doubles> pair) {
+    const __m512i low = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
+    const __m512i high = _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15);
+    return {{_mm512_permutex2var_pd(pair.x.value, low, pair.y.value)},
+            {_mm512_permutex2var_pd(pair.x.value, high, pair.y.value)}};
   }
 };
 

@@ -17,39 +17,45 @@
 namespace rope_ext::cpu {
 namespace {
 
-ROPE_INLINE bool any_subnormal(Floats a) { return _mm512_fpclass_ps_mask(a.value, 0x20) != 0; }
-
-struct Avx512Bf16 : Avx512 {
-  using Avx512::store;
-  using Avx512::store_pairs;
-
-  static ROPE_INLINE void store(bfloat16* p, Floats a) { put(p, halves(a)); }
-  static ROPE_INLINE void store(bfloat16* p, Floats a, int64_t n) {
-    _mm256_mask_storeu_epi16(p, first(n), halves(a));
+struct InstructionRounding {
+  static ROPE_INLINE __m256i halves(Floats a) {
+    if (subnormal(a)) [[unlikely]]
+      return IntegerRounding::halves(a);
+    return (__m256i)_mm512_cvtneps_pbh(a.value);
   }
-  static ROPE_INLINE void store_pairs(bfloat16* p, Pair<Floats> pair) {
-    _mm512_storeu_si512(p, together(pair));
-  }
-  static ROPE_INLINE void store_pairs(bfloat16* p, Pair<Floats> pair, int64_t n) {
-    _mm512_mask_storeu_epi32(p, first(n), together(pair));
+
+  template <class Pack, int n>
+  static ROPE_INLINE void words(const Pack (&in)[n], __m512i (&out)[n]) {
+    for (int v = 0; v < n; ++v) {
+      out[v] = rounded(in[v]);
+      // A flushed result is a zero. One look for zeros at 32 results costs less than one for subnormals at
+      // each 16 floats; a minimum over all words and one look at that costs more.
+      if (zero(out[v]) && subnormal(in[v])) [[unlikely]]
+        out[v] = IntegerRounding::words(in[v]);
+    }
   }
 
  private:
-  static ROPE_INLINE __m256i halves(Floats a) {
-    if (any_subnormal(a)) [[unlikely]]
-      return rounded_halves(a);
-    return (__m256i)_mm512_cvtneps_pbh(a.value);
+  static ROPE_INLINE __m512i rounded(Two<Floats> two) {
+    return (__m512i)_mm512_cvtne2ps_pbh(two.second.value, two.first.value);
   }
-  static ROPE_INLINE __m512i together(Pair<Floats> pair) {
-    const __m512i x = _mm512_cvtepu16_epi32(halves(pair.x));
-    const __m512i y = _mm512_cvtepu16_epi32(halves(pair.y));
-    return _mm512_or_si512(x, _mm512_slli_epi32(y, 16));
+  static ROPE_INLINE __m512i rounded(Pair<Floats> pair) {
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23,
+                                           7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    return _mm512_permutexvar_epi16(order, rounded(Two<Floats>{pair.x, pair.y}));
   }
+  static ROPE_INLINE bool zero(__m512i words) {
+    return _mm512_testn_epi16_mask(words, _mm512_set1_epi16(0x7fff)) != 0;
+  }
+
+  static ROPE_INLINE bool subnormal(Floats a) { return _mm512_fpclass_ps_mask(a.value, 0x20) != 0; }
+  static ROPE_INLINE bool subnormal(Two<Floats> two) { return subnormal(two.first) || subnormal(two.second); }
+  static ROPE_INLINE bool subnormal(Pair<Floats> pair) { return subnormal(pair.x) || subnormal(pair.y); }
 };
 
 }  // namespace
 
-constinit const Kernels avx512_bf16_kernels = kernels_of<Avx512Bf16>();
+constinit const Kernels avx512_bf16_kernels = kernels_of<Avx512<InstructionRounding>>();
 
 }  // namespace rope_ext::cpu
 

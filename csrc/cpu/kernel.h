@@ -1,8 +1,15 @@
 // The one kernel body: rows of a tensor meet rows of angles. Each instruction set compiles its own copy.
 //
-// Isa gives, for every storage type T: Vector<Compute<T>> with `lanes`, load and store of a full
-// vector and of its first n lanes, and, where pairs come apart without a shuffle, load_pairs and
-// store_pairs. Memory bounds the loops, so their shape follows it: measured reasons stand beside.
+// Isa gives, for every storage type T and its compute type C:
+//   Vector<C> with `lanes`; load and store of a vector, and of its first n lanes;
+//   load_two and store_twos: two vectors of T at once, in whatever order comes cheapest, and
+//   load_two_angles<T>: two vectors of C in the same order;
+//   for interleaved pairs, load_pairs and store_many_pairs where takes_pairs_apart<T>, otherwise
+//   doubled and doubled_with_signs: a vector of angles as two, every lane twice.
+//
+// Memory bounds the loops, so their shape follows it. A row is walked from its first line to its last, x
+// before y: lines that are not touched in the order of memory cost a third to a half. There is no software
+// prefetch: 2 KiB ahead it took 10 to 15 % off prefill on Zen 4.
 #pragma once
 
 #include <type_traits>
@@ -11,186 +18,274 @@
 
 #if defined(_MSC_VER)
 #define ROPE_NOINLINE __declspec(noinline)
+#define ROPE_ALWAYS_INLINE
 #else
 #define ROPE_NOINLINE __attribute__((noinline))
+#define ROPE_ALWAYS_INLINE __attribute__((always_inline))  // of a lambda
 #endif
 
 namespace rope_ext::cpu {
+
+template <class V>
+struct Two {
+  V first, second;
+};
+
+// A form says how pairs lie in a row: it turns `width` pairs by one Angles, n times over, or a rest of n
+// pairs. `many` of them is a block: as many as keep their angles in registers.
+
+template <class Isa, class T>
+struct HalfSplit {
+  using C = Compute<T>;
+  using V = typename Isa::template Vector<C>;
+  struct Angles {
+    Two<V> cos, sin;
+  };
+  static constexpr int64_t lanes = V::lanes, width = 2 * lanes;
+  static constexpr int many = 2;
+  static constexpr int64_t elements_per_pair = 1;
+
+  static ROPE_INLINE Angles load(const C* cos, const C* sin, V sign) {
+    const Two<V> s = Isa::template load_two_angles<T>(sin);
+    return {Isa::template load_two_angles<T>(cos), {multiply(s.first, sign), multiply(s.second, sign)}};
+  }
+
+  template <int n>
+  static ROPE_INLINE void turn(const T* source, T* target, int64_t distance, const Angles* angles) {
+    Two<V> x[n], y[n];
+    for (int v = 0; v < n; ++v) x[v] = Isa::load_two(source + v * width);
+    for (int v = 0; v < n; ++v) y[v] = Isa::load_two(source + distance + v * width);
+    for (int v = 0; v < n; ++v) {
+      const Pair<V> first = rotate(Pair<V>{x[v].first, y[v].first}, angles[v].cos.first, angles[v].sin.first);
+      const Pair<V> second =
+          rotate(Pair<V>{x[v].second, y[v].second}, angles[v].cos.second, angles[v].sin.second);
+      x[v] = {first.x, second.x};
+      y[v] = {first.y, second.y};
+    }
+    Isa::store_twos(target, x);
+    Isa::store_twos(target + distance, y);
+  }
+
+  // In the order of memory.
+  static ROPE_INLINE Angles load_rest(const C* cos, const C* sin, V sign, int64_t n) {
+    const int64_t low = n < lanes ? n : lanes;
+    return {{Isa::load(cos, low), Isa::load(cos + lanes, n - low)},
+            {multiply(Isa::load(sin, low), sign), multiply(Isa::load(sin + lanes, n - low), sign)}};
+  }
+
+  static ROPE_INLINE void turn_rest(const T* source, T* target, int64_t distance, const Angles& angles,
+                                    int64_t n) {
+    if (n >= lanes) {
+      const Pair<V> pair = rotate(Pair<V>{Isa::load(source), Isa::load(source + distance)}, angles.cos.first,
+                                  angles.sin.first);
+      Isa::store(target, pair.x);
+      Isa::store(target + distance, pair.y);
+      if (n > lanes)
+        turn_few(source + lanes, target + lanes, distance, angles.cos.second, angles.sin.second, n - lanes);
+    } else {
+      turn_few(source, target, distance, angles.cos.first, angles.sin.first, n);
+    }
+  }
+
+ private:
+  static ROPE_INLINE void turn_few(const T* source, T* target, int64_t distance, V cos, V sin, int64_t n) {
+    const Pair<V> pair = rotate(Pair<V>{Isa::load(source, n), Isa::load(source + distance, n)}, cos, sin);
+    Isa::store(target, pair.x, n);
+    Isa::store(target + distance, pair.y, n);
+  }
+};
+
+// Interleaved pairs that come apart into vectors of x and of y.
+template <class Isa, class T>
+struct InterleavedApart {
+  using C = Compute<T>;
+  using V = typename Isa::template Vector<C>;
+  struct Angles {
+    V cos, sin;
+  };
+  static constexpr int64_t lanes = V::lanes, width = lanes;
+  static constexpr int many = 4;
+  static constexpr int64_t elements_per_pair = 2;
+
+  static ROPE_INLINE Angles load(const C* cos, const C* sin, V sign) {
+    return {Isa::load(cos), multiply(Isa::load(sin), sign)};
+  }
+
+  template <int n>
+  static ROPE_INLINE void turn(const T* source, T* target, int64_t, const Angles* angles) {
+    Pair<V> pairs[n];
+    for (int v = 0; v < n; ++v) pairs[v] = Isa::load_pairs(source + 2 * v * lanes);
+    for (int v = 0; v < n; ++v) pairs[v] = rotate(pairs[v], angles[v].cos, angles[v].sin);
+    Isa::store_many_pairs(target, pairs);
+  }
+
+  static ROPE_INLINE Angles load_rest(const C* cos, const C* sin, V sign, int64_t n) {
+    return {Isa::load(cos, n), multiply(Isa::load(sin, n), sign)};
+  }
+
+  static ROPE_INLINE void turn_rest(const T* source, T* target, int64_t, const Angles& angles, int64_t n) {
+    Isa::store_pairs(target, rotate(Isa::load_pairs(source, n), angles.cos, angles.sin), n);
+  }
+};
+
+// Interleaved pairs that stay together and meet every angle twice.
+template <class Isa, class T>
+struct InterleavedTogether {
+  using C = Compute<T>;
+  using V = typename Isa::template Vector<C>;
+  struct Angles {
+    Two<V> cos, sin;
+  };
+  static constexpr int64_t lanes = V::lanes, width = lanes;
+  static constexpr int many = 2;
+  static constexpr int64_t elements_per_pair = 2;
+
+  static ROPE_INLINE Angles load(const C* cos, const C* sin, V sign) {
+    return {Isa::doubled(Isa::load(cos)), Isa::doubled_with_signs(multiply(Isa::load(sin), sign))};
+  }
+
+  template <int n>
+  static ROPE_INLINE void turn(const T* source, T* target, int64_t, const Angles* angles) {
+    Two<V> pairs[n];
+    for (int v = 0; v < n; ++v)
+      pairs[v] = {Isa::load(source + 2 * v * lanes), Isa::load(source + (2 * v + 1) * lanes)};
+    for (int v = 0; v < n; ++v)
+      pairs[v] = {rotate_interleaved(pairs[v].first, angles[v].cos.first, angles[v].sin.first),
+                  rotate_interleaved(pairs[v].second, angles[v].cos.second, angles[v].sin.second)};
+    for (int v = 0; v < n; ++v) {
+      Isa::store(target + 2 * v * lanes, pairs[v].first);
+      Isa::store(target + (2 * v + 1) * lanes, pairs[v].second);
+    }
+  }
+
+  static ROPE_INLINE Angles load_rest(const C* cos, const C* sin, V sign, int64_t n) {
+    return {Isa::doubled(Isa::load(cos, n)), Isa::doubled_with_signs(multiply(Isa::load(sin, n), sign))};
+  }
+
+  static ROPE_INLINE void turn_rest(const T* source, T* target, int64_t, const Angles& angles, int64_t n) {
+    const int64_t low = 2 * n < lanes ? 2 * n : lanes, high = 2 * n - low;
+    const V first = rotate_interleaved(Isa::load(source, low), angles.cos.first, angles.sin.first);
+    const V second =
+        rotate_interleaved(Isa::load(source + lanes, high), angles.cos.second, angles.sin.second);
+    Isa::store(target, first, low);
+    Isa::store(target + lanes, second, high);
+  }
+};
 
 template <class Isa, class T>
 struct Kernel {
   using C = Compute<T>;
   using V = typename Isa::template Vector<C>;
-  static constexpr int64_t lanes = V::lanes;
-  // One 64-byte line of x and one of y a step, so that each is prefetched once.
-  static constexpr int64_t vectors = Isa::vectorized ? 64 / int64_t(sizeof(T)) / lanes : 1;
-  static constexpr int64_t step = vectors * lanes;
-  // Hardware prefetchers restart at every page and never cross it; 2 KiB ahead covers the gap
-  // (bfloat16, D = 256: 0.53 -> 1.03 of the ceiling).
-  static constexpr int64_t prefetch_bytes = 2048;
 
-  static ROPE_INLINE void prefetch(const T* source) {
-    Isa::prefetch(reinterpret_cast<const char*>(source) + prefetch_bytes);
-  }
-
-  static ROPE_INLINE Pair<V> turn(Pair<V> pair, AngleRows<C> angles, int64_t i) {
-    return rotate(pair, Isa::load(angles.cos + i), Isa::load(angles.sin + i));
-  }
-
-  // All of x before y, in loads and in stores: touching the upper half first costs a third (0.98 -> 0.69).
-  static ROPE_NOINLINE void half_split(Rows<T> rows, AngleRows<C> angles) {
-    for (int64_t row = 0; row < rows.count; ++row) {
-      const T* x = rows.source;
-      const T* y = rows.source + rows.distance;
-      T* x_out = rows.target;
-      T* y_out = rows.target + rows.distance;
-      int64_t i = 0;
-      for (; i + step <= rows.pairs; i += step) {
-        if constexpr (Isa::vectorized) {
-          prefetch(x + i);
-          prefetch(y + i);
-        }
-        Pair<V> pairs[vectors];
-        for (int64_t v = 0; v < vectors; ++v) pairs[v].x = Isa::load(x + i + v * lanes);
-        for (int64_t v = 0; v < vectors; ++v) pairs[v].y = Isa::load(y + i + v * lanes);
-        for (int64_t v = 0; v < vectors; ++v) pairs[v] = turn(pairs[v], angles, i + v * lanes);
-        for (int64_t v = 0; v < vectors; ++v) Isa::store(x_out + i + v * lanes, pairs[v].x);
-        for (int64_t v = 0; v < vectors; ++v) Isa::store(y_out + i + v * lanes, pairs[v].y);
-      }
-      for (; i + lanes <= rows.pairs; i += lanes) {
-        const Pair<V> pair = turn({Isa::load(x + i), Isa::load(y + i)}, angles, i);
-        Isa::store(x_out + i, pair.x);
-        Isa::store(y_out + i, pair.y);
-      }
-      if (const int64_t n = rows.pairs - i; n > 0) {
-        const Pair<V> pair = rotate(Pair<V>{Isa::load(x + i, n), Isa::load(y + i, n)},
-                                    Isa::load(angles.cos + i, n), Isa::load(angles.sin + i, n));
-        Isa::store(x_out + i, pair.x, n);
-        Isa::store(y_out + i, pair.y, n);
-      }
-      rows.source += rows.source_stride;
-      rows.target += rows.target_stride;
-      angles.cos += angles.stride;
-      angles.sin += angles.stride;
-    }
-  }
-
-  static ROPE_NOINLINE void interleaved(Rows<T> rows, AngleRows<C> angles) {
-    for (int64_t row = 0; row < rows.count; ++row) {
-      if constexpr (Isa::template takes_pairs_apart<T>) {
-        row_of_pairs(rows, angles);
+  template <class Form>
+  static ROPE_NOINLINE void rotate_rows(Rows<T> rows, AngleRows<C> angles) {
+    for (int64_t token = 0; token < rows.tokens.count; ++token) {
+      if (rows.pairs == Form::many * Form::width) {
+        rotate_blocks<Form, Form::many>(rows, angles);
+      } else if (rows.pairs == Form::width) {
+        rotate_blocks<Form, 1>(rows, angles);
       } else {
-        row_of_elements(rows, angles);
+        rotate_any<Form>(rows, angles);
       }
-      rows.source += rows.source_stride;
-      rows.target += rows.target_stride;
-      angles.cos += angles.stride;
-      angles.sin += angles.stride;
+      next_token(rows, angles);
     }
-  }
-
-  static ROPE_INLINE void row_of_pairs(const Rows<T>& rows, AngleRows<C> angles) {
-    constexpr int64_t pair_vectors = vectors > 1 ? vectors / 2 : 1;
-    constexpr int64_t pair_step = pair_vectors * lanes;
-    int64_t i = 0;
-    for (; i + pair_step <= rows.pairs; i += pair_step) {
-      if constexpr (Isa::vectorized) prefetch(rows.source + 2 * i);
-      Pair<V> pairs[pair_vectors];
-      for (int64_t v = 0; v < pair_vectors; ++v)
-        pairs[v] = Isa::load_pairs(rows.source + 2 * (i + v * lanes));
-      for (int64_t v = 0; v < pair_vectors; ++v) pairs[v] = turn(pairs[v], angles, i + v * lanes);
-      for (int64_t v = 0; v < pair_vectors; ++v)
-        Isa::store_pairs(rows.target + 2 * (i + v * lanes), pairs[v]);
-    }
-    for (; i + lanes <= rows.pairs; i += lanes)
-      Isa::store_pairs(rows.target + 2 * i, turn(Isa::load_pairs(rows.source + 2 * i), angles, i));
-    if (const int64_t n = rows.pairs - i; n > 0) {
-      const Pair<V> pairs = Isa::load_pairs(rows.source + 2 * i, n);
-      Isa::store_pairs(rows.target + 2 * i,
-                       rotate(pairs, Isa::load(angles.cos + i, n), Isa::load(angles.sin + i, n)), n);
-    }
-  }
-
-  static ROPE_INLINE void row_of_elements(const Rows<T>& rows, AngleRows<C> angles) {
-    const int64_t elements = 2 * rows.pairs;
-    int64_t i = 0;
-    for (; i + step <= elements; i += step) {
-      prefetch(rows.source + i);
-      V pairs[vectors];
-      for (int64_t v = 0; v < vectors; ++v) pairs[v] = Isa::load(rows.source + i + v * lanes);
-      for (int64_t v = 0; v < vectors; ++v)
-        pairs[v] = rotate_interleaved(pairs[v], Isa::load(angles.cos + i + v * lanes),
-                                      Isa::load(angles.sin + i + v * lanes));
-      for (int64_t v = 0; v < vectors; ++v) Isa::store(rows.target + i + v * lanes, pairs[v]);
-    }
-    for (; i + lanes <= elements; i += lanes)
-      Isa::store(rows.target + i, rotate_interleaved(Isa::load(rows.source + i), Isa::load(angles.cos + i),
-                                                     Isa::load(angles.sin + i)));
-    if (const int64_t n = elements - i; n > 0)
-      Isa::store(rows.target + i,
-                 rotate_interleaved(Isa::load(rows.source + i, n), Isa::load(angles.cos + i, n),
-                                    Isa::load(angles.sin + i, n)),
-                 n);
   }
 
   // Any element stride, one pair at a time.
-  static ROPE_NOINLINE void strided(Rows<T> rows, AngleRows<C> angles, int64_t pair_step) {
-    for (int64_t row = 0; row < rows.count; ++row) {
-      for (int64_t i = 0; i < rows.pairs; ++i) {
-        const T* x = rows.source + i * pair_step * rows.source_element;
-        T* x_out = rows.target + i * pair_step * rows.target_element;
-        const Pair<C> pair =
-            rotate(Pair<C>{to_compute(*x), to_compute(x[rows.distance * rows.source_element])}, angles.cos[i],
-                   angles.sin[i]);
-        rope_ext::store(x_out, pair.x);
-        rope_ext::store(x_out + rows.distance * rows.target_element, pair.y);
-      }
-      rows.source += rows.source_stride;
-      rows.target += rows.target_stride;
-      angles.cos += angles.stride;
-      angles.sin += angles.stride;
+  static ROPE_NOINLINE void rotate_strided(Rows<T> rows, AngleRows<C> angles, int64_t pair_step) {
+    for (int64_t token = 0; token < rows.tokens.count; ++token) {
+      for_each_head(rows, [&](const T* source, T* target) ROPE_ALWAYS_INLINE {
+        for (int64_t i = 0; i < rows.pairs; ++i) {
+          const T* x = source + i * pair_step * rows.source_element;
+          T* x_out = target + i * pair_step * rows.target_element;
+          const Pair<C> pair =
+              rotate(Pair<C>{to_compute(*x), to_compute(x[rows.distance * rows.source_element])},
+                     angles.cos[i], multiply(angles.sin[i], angles.sign));
+          rope_ext::store(x_out, pair.x);
+          rope_ext::store(x_out + rows.distance * rows.target_element, pair.y);
+        }
+      });
+      next_token(rows, angles);
     }
   }
 
-  // A row of a table in the compute type, in the layout and with the sign that the loops want.
-  static ROPE_NOINLINE void fill(TableRow row, AngleLayout layout, C* cos, C* sin) {
+  // A row of a table in the compute type, element behind element.
+  static ROPE_NOINLINE void fill(TableRow row, C* cos, C* sin) {
     visit(row.element, [&](auto element) {
       using A = decltype(element);
-      const A* cos_in = static_cast<const A*>(row.cos);
-      const A* sin_in = static_cast<const A*>(row.sin);
-      constexpr int64_t chunk = 16;
-      for (int64_t i = 0; i < row.pairs; i += chunk) {
-        const int64_t n = row.pairs - i < chunk ? row.pairs - i : chunk;
-        C c[chunk], s[chunk];
-        convert<chunk>(c, cos_in + i * row.cos_element, row.cos_element, n);
-        convert<chunk>(s, sin_in + i * row.sin_element, row.sin_element, n);
-        const C sign = row.inverse ? C(-1) : C(1);
-        for (int64_t j = 0; j < n; ++j) s[j] *= sign;
-        if (layout == AngleLayout::single) {
-          for (int64_t j = 0; j < n; ++j) cos[i + j] = c[j];
-          for (int64_t j = 0; j < n; ++j) sin[i + j] = s[j];
-        } else {
-          for (int64_t j = 0; j < n; ++j) cos[2 * (i + j)] = cos[2 * (i + j) + 1] = c[j];
-          for (int64_t j = 0; j < n; ++j) sin[2 * (i + j)] = -(sin[2 * (i + j) + 1] = s[j]);
-        }
-      }
+      convert(cos, static_cast<const A*>(row.cos), row.cos_element, row.pairs);
+      convert(sin, static_cast<const A*>(row.sin), row.sin_element, row.pairs);
     });
   }
 
-  template <int64_t chunk, class A>
-  static ROPE_INLINE void convert(C* target, const A* source, int64_t element, int64_t n) {
-    if constexpr (std::is_same_v<Compute<A>, C>) {
-      if (element == 1 && n == chunk) {
-        for (int64_t j = 0; j < chunk; j += lanes) Isa::store(target + j, Isa::load(source + j));
-        return;
-      }
-    }
-    for (int64_t j = 0; j < n; ++j) target[j] = static_cast<C>(to_compute(source[j * element]));
+  static constexpr KernelsOf<T> functions() {
+    using Interleaved = std::conditional_t<Isa::template takes_pairs_apart<T>, InterleavedApart<Isa, T>,
+                                           InterleavedTogether<Isa, T>>;
+    return {rotate_rows<HalfSplit<Isa, T>>, rotate_rows<Interleaved>, rotate_strided, fill};
   }
 
-  static constexpr KernelsOf<T> functions() {
-    const bool doubled = !Isa::template takes_pairs_apart<T>;
-    return {half_split, interleaved, strided, fill, doubled ? AngleLayout::doubled : AngleLayout::single};
+ private:
+  static ROPE_INLINE void next_token(Rows<T>& rows, AngleRows<C>& angles) {
+    rows.source += rows.tokens.source_stride;
+    rows.target += rows.tokens.target_stride;
+    angles.cos += angles.stride;
+    angles.sin += angles.stride;
+  }
+
+  template <class Body>
+  static ROPE_INLINE void for_each_head(const Rows<T>& rows, Body body) {
+    const T* source = rows.source;
+    T* target = rows.target;
+    for (int64_t head = 0; head < rows.heads.count; ++head) {
+      body(source, target);
+      source += rows.heads.source_stride;
+      target += rows.heads.target_stride;
+    }
+  }
+
+  // A row is one block: its angles stay in registers for all heads.
+  template <class Form, int n>
+  static ROPE_INLINE void rotate_blocks(const Rows<T>& rows, const AngleRows<C>& row) {
+    const V sign = Isa::broadcast(row.sign);
+    typename Form::Angles angles[n];
+    for (int v = 0; v < n; ++v)
+      angles[v] = Form::load(row.cos + v * Form::width, row.sin + v * Form::width, sign);
+    const int64_t distance = rows.distance;
+    for_each_head(rows, [&](const T* source, T* target)
+                            ROPE_ALWAYS_INLINE { Form::template turn<n>(source, target, distance, angles); });
+  }
+
+  // Rows of any length: angles are brought into the order of the form once, and wait in the first-level
+  // cache.
+  template <class Form>
+  static ROPE_INLINE void rotate_any(const Rows<T>& rows, const AngleRows<C>& row) {
+    const V sign = Isa::broadcast(row.sign);
+    const int64_t whole = rows.pairs / Form::width, rest = rows.pairs % Form::width;
+    typename Form::Angles angles[kMaxPairs / Form::width + 1];
+    for (int64_t v = 0; v < whole; ++v)
+      angles[v] = Form::load(row.cos + v * Form::width, row.sin + v * Form::width, sign);
+    if (rest > 0)
+      angles[whole] =
+          Form::load_rest(row.cos + whole * Form::width, row.sin + whole * Form::width, sign, rest);
+    constexpr int64_t step = Form::width * Form::elements_per_pair;
+    for_each_head(rows, [&](const T* source, T* target) ROPE_ALWAYS_INLINE {
+      int64_t v = 0;
+      for (; v + Form::many <= whole; v += Form::many)
+        Form::template turn<Form::many>(source + v * step, target + v * step, rows.distance, angles + v);
+      for (; v < whole; ++v)
+        Form::template turn<1>(source + v * step, target + v * step, rows.distance, angles + v);
+      if (rest > 0) Form::turn_rest(source + v * step, target + v * step, rows.distance, angles[v], rest);
+    });
+  }
+
+  template <class A>
+  static ROPE_INLINE void convert(C* target, const A* source, int64_t element, int64_t count) {
+    int64_t i = 0;
+    if constexpr (std::is_same_v<Compute<A>, C>) {
+      for (; element == 1 && i + V::lanes <= count; i += V::lanes)
+        Isa::store(target + i, Isa::load(source + i));
+    }
+    for (; i < count; ++i) target[i] = static_cast<C>(to_compute(source[i * element]));
   }
 };
 

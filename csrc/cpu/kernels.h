@@ -7,35 +7,40 @@
 
 namespace rope_ext::cpu {
 
-// Equally spaced rows of one tensor: the heads of a token, or the tokens of a head. Strides in elements.
+// Of one call: a wider slice is rotated in parts.
+inline constexpr int64_t kMaxPairs = 512;
+
+struct Axis {
+  int64_t count, target_stride, source_stride;
+};
+
+// The rotated slices of some tokens, all heads of a token by the same angles. Strides in elements.
 // Passed by value: read through a pointer, the loop reloads them after every store (0.97 -> 0.70 of
 // the ceiling).
 template <class T>
 struct Rows {
   T* target;
   const T* source;
-  int64_t count, target_stride, source_stride;
-  int64_t pairs;
+  Axis tokens, heads;
+  int64_t pairs;                           // at most kMaxPairs
   int64_t distance;                        // from x to y, in steps of `element`
   int64_t target_element, source_element;  // 1, except in the strided kernel
 };
 
+// One row of angles a token.
 template <class C>
 struct AngleRows {
   const C* cos;
   const C* sin;
-  int64_t stride;  // 0 where all rows share one
+  int64_t stride;
+  C sign;  // of every sine: -1 for the inverse
 };
-
-// How an interleaved kernel wants a row: once per pair, or twice with the sine's sign alternating.
-enum class AngleLayout : uint8_t { single, doubled };
 
 struct TableRow {
   const void* cos;
   const void* sin;
   int64_t cos_element, sin_element;
   Element element;
-  bool inverse;
   int64_t pairs;
 };
 
@@ -45,8 +50,7 @@ struct KernelsOf {
   void (*half_split)(Rows<T>, AngleRows<C>);
   void (*interleaved)(Rows<T>, AngleRows<C>);
   void (*strided)(Rows<T>, AngleRows<C>, int64_t pair_step);
-  void (*fill)(TableRow, AngleLayout, C* cos, C* sin);
-  AngleLayout interleaved_layout;
+  void (*fill)(TableRow, C* cos, C* sin);
 };
 
 // What one instruction set offers.

@@ -25,10 +25,13 @@ ROPE_INLINE Scalar<C> fms(Scalar<C> a, Scalar<C> b, Scalar<C> c) {
 struct ScalarIsa {
   template <class C>
   using Vector = Scalar<C>;
-  static constexpr bool vectorized = false;
   template <class T>
   static constexpr bool takes_pairs_apart = true;
 
+  template <class C>
+  static ROPE_INLINE Scalar<C> broadcast(C value) {
+    return {value};
+  }
   template <class T>
   static ROPE_INLINE Scalar<Compute<T>> load(const T* source, int64_t = 1) {
     return {to_compute(*source)};
@@ -38,13 +41,32 @@ struct ScalarIsa {
     rope_ext::store(target, value.value);
   }
   template <class T>
+  static ROPE_INLINE Two<Scalar<Compute<T>>> load_two(const T* source) {
+    return {load(source), load(source + 1)};
+  }
+  template <class T, class C>
+  static ROPE_INLINE Two<Scalar<C>> load_two_angles(const C* source) {
+    return load_two(source);
+  }
+  template <class T, int n>
+  static ROPE_INLINE void store_twos(T* target, const Two<Scalar<Compute<T>>> (&two)[n]) {
+    for (int v = 0; v < n; ++v) {
+      store(target + 2 * v, two[v].first);
+      store(target + 2 * v + 1, two[v].second);
+    }
+  }
+  template <class T>
   static ROPE_INLINE Pair<Scalar<Compute<T>>> load_pairs(const T* source, int64_t = 1) {
     return {load(source), load(source + 1)};
   }
   template <class T>
-  static ROPE_INLINE void store_pairs(T* target, Pair<Scalar<Compute<T>>> pair, int64_t = 1) {
+  static ROPE_INLINE void store_pairs(T* target, Pair<Scalar<Compute<T>>> pair, int64_t) {
     store(target, pair.x);
     store(target + 1, pair.y);
+  }
+  template <class T, int n>
+  static ROPE_INLINE void store_many_pairs(T* target, const Pair<Scalar<Compute<T>>> (&pairs)[n]) {
+    for (int v = 0; v < n; ++v) store_pairs(target + 2 * v, pairs[v], 1);
   }
 };
 

@@ -146,7 +146,8 @@ bool check_table(const Call& call, const Layout<Int>& query, const Int& heads) {
   TORCH_CHECK_VALUE(dims >= 2 && dims <= query.leading + 3,
                     "cos must have 2 dimensions (rows, rotary_dim / 2), or up to ", query.leading + 3,
                     " for this ", call.query_name, ", got ", dims);
-  TORCH_CHECK_VALUE(call.start >= 0, "start must not be negative, got ", call.start);
+  TORCH_CHECK_VALUE(call.start >= 0 && at_most(Int(call.start), query.head_dim),
+                    "start must lie between 0 and head_dim (", query.head_dim, "), got ", call.start);
   TORCH_CHECK_VALUE(at_most(sizes[dims - 1] * 2 + call.start, query.head_dim), "cos must have at most ",
                     (query.head_dim - call.start) / 2, " columns (rotary_dim / 2, with head_dim ",
                     query.head_dim, " and start ", call.start, "), got ", sizes[dims - 1]);
