@@ -15,23 +15,25 @@ except ImportError as error:
         "install torch first, then `pip install --no-build-isolation .`"
     ) from error
 
-SOURCES = sorted(str(path) for folder in ("cpu", "ops") for path in Path("csrc", folder).glob("*.cpp"))
+SOURCES = sorted(
+    str(path) for folder in ("cpu", "ops") for path in Path("csrc", folder).glob("*.cpp")
+)
 HEADERS = sorted(str(path) for path in Path("csrc").rglob("*.h"))
 
 
 def compile_flags() -> list[str]:
-    """-ffp-contract=off: only the fused operations that the source names, the same on every machine."""
+    """Only the fused operations that the source names: the same bits on every machine."""
     if sys.platform == "win32":
         return ["/O2", "/fp:precise"]
     flags = ["-O3", "-g0", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wno-psabi"]
     if platform.system() == "Linux":
-        # Compiled for OpenMP but not linked with it: torch's own runtime, already loaded, serves both.
+        # Compiled for OpenMP, not linked with it: torch's runtime, already loaded, serves both.
         flags.append("-fopenmp")
     return flags
 
 
 class Build(BuildExtension):  # type: ignore[misc]
-    """Keeps objects, a folder for each torch, so that the next build compiles only what has changed."""
+    """Keeps objects, in a folder for each torch: the next build compiles what has changed."""
 
     def finalize_options(self) -> None:
         super().finalize_options()

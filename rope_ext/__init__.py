@@ -1,6 +1,6 @@
 """Rotary position embeddings for PyTorch: in place, exact, at memory speed.
 
-``torch.ops.rope.apply`` rotates query and key in place and ``torch.ops.rope.rotate`` returns a rotated
+``torch.ops.rope.apply`` rotates query and key in place, ``torch.ops.rope.rotate`` returns a rotated
 tensor; :func:`apply_`, :func:`rotate` and :class:`RotaryEmbedding` are their comfortable forms.
 """
 

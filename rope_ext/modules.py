@@ -7,20 +7,21 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from rope_ext import frequencies
-from rope_ext.functional import apply_, rotate
+from rope_ext import frequencies, ops
 
 __all__ = ["RotaryEmbedding"]
 
 
-# Positions from here on get rows of their own instead of a table up to them: 2^16 rows of 64 pairs are
-# 32 MiB, and making a row costs about 2 us.
+# Positions from here on get rows of their own instead of a table up to them: 2^16 rows of 64 pairs
+# are 32 MiB, and making a row costs about 2 us.
 _TABLE_ROWS = 1 << 16
 
 
-def _autograd_copies(tensor: Tensor) -> bool:
+def _autograd_copies(tensor: Tensor | None) -> bool:
     """In place, a leaf is refused and a view makes the backward pass copy its base."""
-    return torch.is_grad_enabled() and tensor.requires_grad and (tensor.is_leaf or tensor._is_view())
+    if tensor is None or not (torch.is_grad_enabled() and tensor.requires_grad):
+        return False
+    return tensor.is_leaf or tensor._is_view()
 
 
 class RotaryEmbedding(nn.Module):
@@ -89,7 +90,9 @@ class RotaryEmbedding(nn.Module):
         self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     @overload
-    def forward(self, query: Tensor, key: None = None, positions: Tensor | None = None) -> Tensor: ...
+    def forward(
+        self, query: Tensor, key: None = None, positions: Tensor | None = None
+    ) -> Tensor: ...
 
     @overload
     def forward(
@@ -113,19 +116,39 @@ class RotaryEmbedding(nn.Module):
         Raises:
             As :func:`rope_ext.apply_`.
         """
-        table, positions = self._angles(query, positions)
-        flags = {"seq_dim": self.seq_dim, "start": self.start, "interleaved": self.interleaved}
-        tensors = (query,) if key is None else (query, key)
-        if self.inplace and not any(map(_autograd_copies, tensors)):
-            return apply_(query, key, *table, positions, **flags)
-        rotated = tuple(rotate(x, *table, positions, **flags) for x in tensors)
-        return rotated if key is not None else rotated[0]
+        self._check(query, positions)
+        (cos, sin), positions = self._angles(query, positions)
+        flags = (self.seq_dim, None, None, self.start, self.interleaved)
+        if self.inplace and not _autograd_copies(query) and not _autograd_copies(key):
+            ops.apply(query, key, cos, sin, positions, *flags)
+        else:
+            query = ops.rotate(query, cos, sin, positions, *flags)
+            key = None if key is None else ops.rotate(key, cos, sin, positions, *flags)
+        return query if key is None else (query, key)
 
     def extra_repr(self) -> str:
         return (
             f"{self.head_dim}, base={self.base}, rotary_dim={self.rotary_dim}, start={self.start}, "
             f"interleaved={self.interleaved}, seq_dim={self.seq_dim}, inplace={self.inplace}"
         )
+
+    def _check(self, query: Tensor, positions: Tensor | None) -> None:
+        """Refuse what the operator cannot see: it gets a table, not always with positions."""
+        if query.shape[-1] != self.head_dim:
+            raise ValueError(
+                f"query must have head_dim {self.head_dim} in its last dimension, "
+                f"got {query.shape[-1]}"
+            )
+        if positions is None:
+            return
+        if positions.dtype not in (torch.int32, torch.int64):
+            raise TypeError(f"positions must be int32 or int64, got {positions.dtype}")
+        tokens = query.shape[self.seq_dim]
+        if not 1 <= positions.dim() <= query.dim() - 2 or positions.shape[-1] != tokens:
+            raise ValueError(
+                f"positions must have 1 to {query.dim() - 2} dimensions (..., S) and one entry a "
+                f"token ({tokens}), got shape {tuple(positions.shape)}"
+            )
 
     def _angles(
         self, query: Tensor, positions: Tensor | None
@@ -140,20 +163,21 @@ class RotaryEmbedding(nn.Module):
             return self._make(positions, dtype), None
         if positions is None:
             return self._table(tokens, query.device, dtype), None
-        if positions.numel() == 0:
-            return self._table(0, query.device, dtype), positions
-        if positions.device.type == "cpu":
-            first, last = (int(value) for value in positions.aminmax())
-            if 0 <= first and last < _TABLE_ROWS:
-                return self._table(last + 1, query.device, dtype), positions
+        if positions.device.type != "cpu" or positions.numel() == 0:
+            return self._make(positions, dtype), None
+        first, last = (int(value) for value in positions.aminmax())
+        if first >= 0 and last < _TABLE_ROWS:
+            return self._table(last + 1, query.device, dtype), positions
         return self._make(positions, dtype), None
 
     def _table(self, rows: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         table = self._tables.get((device, dtype))
         if table is None or len(table[0]) < rows:
-            # To the next power of two, so that a growing sequence makes few tables.
-            grown = torch.arange(1 << max(rows - 1, 1).bit_length(), device=device)
-            table = self._tables[device, dtype] = self._make(grown, dtype)
+            # To the next power of two, so that a growing sequence makes few tables. Ordinary
+            # tensors in inference mode too: autograd may save them later.
+            with torch.inference_mode(False), torch.no_grad():
+                grown = torch.arange(1 << max(rows - 1, 1).bit_length(), device=device)
+                table = self._tables[device, dtype] = self._make(grown, dtype)
         return table
 
     def _make(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -161,4 +185,4 @@ class RotaryEmbedding(nn.Module):
         return frequencies.tables(positions, standard, dtype)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_tables": {}}
+        return {**self.__dict__, "_tables": {}}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
+from torch import Tensor
 
 try:
-    from rope_ext import _C
+    import rope_ext._C  # noqa: F401
 except ImportError as error:
     if error.name != "rope_ext._C":
         raise
@@ -21,6 +21,4 @@ __all__ = ["apply", "rotate"]
 
 # Overloads and not packets: a packet looks the overload up at every call (0.3 us).
 apply: Callable[..., None] = torch.ops.rope.apply.default
-rotate: Callable[..., Any] = torch.ops.rope.rotate.default
-
-cpu_capability = _C.cpu_capability
+rotate: Callable[..., Tensor] = torch.ops.rope.rotate.default

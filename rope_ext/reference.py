@@ -31,9 +31,10 @@ def rotate(
     Args:
         x: ``L + (S, H, D)``, ``L + (H, S, D)`` with ``seq_dim=-2``, or ``L + (S, H * D)`` with
             ``head_dim=D``; any dtype that float64 can hold.
-        cos, sin: the cosine and sine of each angle, dimensionless: ``(rows, P)`` with
-            ``rows >= S``, or ``L' + (S, P)`` where ``L'`` broadcasts to ``L``, or with a head axis
-            beside the token axis, in the order of ``x``, of size 1 or the number of rotated heads.
+        cos: the cosine of each angle, dimensionless: ``(rows, P)`` with ``rows >= S``, or
+            ``L' + (S, P)`` where ``L'`` broadcasts to ``L``, or with a head axis beside the token
+            axis, in the order of ``x``, of size 1 or the number of rotated heads.
+        sin: the sine of each angle, in the shape of ``cos``.
         positions: ``(S,)`` or ``L' + (S,)``, integers: token ``t`` takes row ``positions[t]`` of
             ``(rows, P)`` tables. None: token ``t`` takes row ``t``.
         seq_dim: the dimension that counts tokens, -3 or -2.

@@ -33,8 +33,8 @@ struct ScalarIsa {
     return {value};
   }
   template <class T>
-  static ROPE_INLINE Scalar<Compute<T>> load(const T* source, int64_t = 1) {
-    return {to_compute(*source)};
+  static ROPE_INLINE Scalar<Compute<T>> load(const T* source, int64_t n = 1) {
+    return {n > 0 ? to_compute(*source) : Compute<T>(0)};
   }
   template <class C, class T>
   static ROPE_INLINE void store(T* target, Scalar<C> value, int64_t = 1) {

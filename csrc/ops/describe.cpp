@@ -261,7 +261,8 @@ Table table_of(const Call& call, const Tensor& tensor, bool per_head) {
 // The leading dimensions of a problem, merged where every tensor can be walked as if two were one.
 class Leading {
  public:
-  Leading(Problem& problem, c10::IntArrayRef sizes) : problem_(problem), sizes_(sizes) {}
+  Leading(Problem& problem, const Call& call, int64_t dims)
+      : problem_(problem), name_(call.query_name), sizes_(call.query.sizes().slice(0, dims)) {}
 
   // `own`: dimensions of the tensor that do not lead.
   void add(const Tensor& tensor, int64_t own, int64_t* merged) {
@@ -296,7 +297,7 @@ class Leading {
     if (mergeable) {
       problem_.batch_sizes[last] *= sizes_[d];
     } else {
-      TORCH_CHECK_VALUE(problem_.batch_dims < kBatchDims, "query must have at most ", kBatchDims,
+      TORCH_CHECK_VALUE(problem_.batch_dims < kBatchDims, name_, " must have at most ", kBatchDims,
                         " leading dimensions that cannot be merged, got more in shape ", sizes_);
       problem_.batch_sizes[problem_.batch_dims++] = sizes_[d];
     }
@@ -304,6 +305,7 @@ class Leading {
   }
 
   Problem& problem_;
+  const char* name_;
   c10::IntArrayRef sizes_;
   Operand operands_[7];  // source and target of query and key, two tables, positions
   int count_ = 0;
@@ -332,33 +334,41 @@ Region written(const Problem& problem, int view, int64_t item_bytes) {
   return region(problem, v.target, v.to, problem.tokens, v.heads, 2 * problem.pairs, item_bytes);
 }
 
-void refuse_overlap(Overlap found, const char* what) {
-  TORCH_CHECK_VALUE(found != Overlap::some, what, " overlap in memory, got the same element twice");
-  TORCH_CHECK_VALUE(found == Overlap::none, what,
-                    " overlap in memory, got strides for which that cannot be decided");
+void refuse(Overlap found, const char* name, const char* other) {
+  TORCH_CHECK_VALUE(found != Overlap::some, name, " must not overlap ", other,
+                    ", got the same element twice");
+  TORCH_CHECK_VALUE(found == Overlap::none, name, " must not overlap ", other,
+                    ", got strides for which that cannot be decided");
 }
 
 // In place, an element that is written may not be another element that is written or read.
 void check_overlap(const Call& call, const Problem& problem) {
   const int64_t item_bytes = call.query.element_size();
-  const Region query = written(problem, 0, item_bytes);
-  refuse_overlap(self_overlap(query), "query must not overlap itself: elements of query");
-  if (call.key) {
-    const Region key = written(problem, 1, item_bytes);
-    refuse_overlap(self_overlap(key), "key must not overlap itself: elements of key");
-    refuse_overlap(overlap(query, key), "key must not overlap query: query and key");
+  const char* const names[] = {"query", "key"};
+  Region views[2];
+  for (int v = 0; v < problem.views; ++v) {
+    views[v] = written(problem, v, item_bytes);
+    refuse(self_overlap(views[v]), names[v], "itself");
   }
-  const auto table = [&](const Tensor& tensor, const Table& table) {
-    const int64_t rows = problem.angles.positions.data ? problem.angles.rows : problem.tokens;
-    const int64_t heads = table.strides.head == 0 ? 1 : problem.view[0].heads;
-    return region(problem, table.data, table.strides, rows, heads, problem.pairs, tensor.element_size());
+  if (call.key) refuse(overlap(views[0], views[1]), "key", "query");
+
+  const auto refuse_read = [&](const Region& read, const char* name) {
+    for (int v = 0; v < problem.views; ++v) refuse(overlap(views[v], read), name, names[v]);
   };
-  const Region tables[] = {table(call.cos, problem.angles.cos), table(call.sin, problem.angles.sin)};
-  for (const Region& read : tables) {
-    refuse_overlap(overlap(query, read), "tables must not overlap query: query and a table");
-    if (call.key)
-      refuse_overlap(overlap(written(problem, 1, item_bytes), read),
-                     "tables must not overlap key: key and a table");
+  const Angles& angles = problem.angles;
+  const auto table = [&](const Table& table) {
+    const int64_t rows = angles.positions.data ? angles.rows : problem.tokens;
+    const int64_t heads = table.strides.head == 0 ? 1 : problem.view[0].heads;
+    return region(problem, table.data, table.strides, rows, heads, problem.pairs, call.cos.element_size());
+  };
+  refuse_read(table(angles.cos), "cos");
+  refuse_read(table(angles.sin), "sin");
+  if (call.positions) {
+    Strides strides{.token = angles.positions.token};
+    std::copy(angles.positions.batch, angles.positions.batch + kBatchDims, strides.batch);
+    refuse_read(
+        region(problem, angles.positions.data, strides, problem.tokens, 1, 1, call.positions->element_size()),
+        "positions");
   }
 }
 
@@ -386,7 +396,7 @@ Problem describe(const Call& call, const Tensor* target) {
                     .inverse = call.inverse};
 
   const int64_t own = call.head_dim ? 2 : 3, table_own = shape.per_head ? 3 : 2;
-  Leading leading(problem, call.query.sizes().slice(0, shape.query.leading));
+  Leading leading(problem, call, shape.query.leading);
   leading.add(call.query, own, problem.view[0].from.batch);
   leading.add(target ? *target : call.query, own, problem.view[0].to.batch);
   if (call.key) {
