@@ -1,0 +1,288 @@
+#include <gtest/gtest.h>
+
+#include "cpu/launch.h"
+#include "instruction_sets.h"
+#include "problems.h"
+
+namespace rope_ext::test {
+namespace {
+
+class Launch : public OnInstructionSet {};
+INSTANTIATE_TEST_SUITE_P(, Launch, kInstructionSets, instruction_set_name);
+
+constexpr Order kOrders[] = {Order::token_head_element, Order::head_token_element, Order::element_head_token};
+
+// The pieces that threads would take.
+void rotate_in_pieces(const Problem& problem, int64_t tokens, int64_t longest, Random& random) {
+  for (int64_t begin = 0; begin < tokens;) {
+    const int64_t end = std::min(tokens, begin + random.between(1, longest));
+    cpu::rotate_tokens(problem, begin, end);
+    begin = end;
+  }
+}
+
+void expect_as_defined(const Call& call, int64_t longest_piece, Random& random) {
+  with_rotation(call, random, [&](auto& rotation) {
+    rotate_in_pieces(rotation.problem(), rotation.tokens(), longest_piece, random);
+    for (int v = 0; v < rotation.problem().views; ++v)
+      EXPECT_EQ("", difference(rotation.expected(v), rotation.result(v))) << call << " view " << v;
+  });
+}
+
+// For every element and both pairings, in place and not.
+void expect_as_defined(Call call) {
+  constexpr int64_t whole = std::numeric_limits<int32_t>::max();
+  Random random(1);
+  for (const Element element : kElements) {
+    for (const bool interleaved : {false, true}) {
+      for (const bool in_place : {true, false}) {
+        call.element = element;
+        call.interleaved = interleaved;
+        call.in_place = in_place;
+        expect_as_defined(call, whole, random);
+      }
+    }
+  }
+}
+
+TEST_P(Launch, TakesTablesOfEveryElementAndStride) {
+  for (const Element element : kElements) {
+    for (const Spacing cos : {Spacing{1, 0}, Spacing{1, 5}, Spacing{3, 2}}) {
+      for (const Spacing sin : {Spacing{1, 0}, Spacing{1, 5}, Spacing{2, 0}}) {
+        expect_as_defined({.table_element = element, .pairs = 8, .cos_spacing = cos, .sin_spacing = sin});
+      }
+    }
+  }
+}
+
+TEST_P(Launch, TakesTablesThatAreTransposed) {
+  expect_as_defined({.table_order = Order::element_head_token});
+}
+
+TEST_P(Launch, TurnsBackwardsForTheInverse) {
+  for (const Element element : kElements) expect_as_defined({.table_element = element, .inverse = true});
+}
+
+TEST_P(Launch, TakesEveryOrderOfTokensHeadsAndElements) {
+  for (const Order query : kOrders) {
+    for (const Order key : kOrders) {
+      expect_as_defined({.sides = {{.heads = 3, .order = query}, {.heads = 2, .order = key}}});
+      expect_as_defined({.sides = {{.heads = 19, .order = query, .spacing = {1, 2}},
+                                   {.heads = 5, .order = key, .spacing = {2, 1}}}});
+    }
+  }
+}
+
+TEST_P(Launch, TurnsAQueryAlone) { expect_as_defined({.sides = {{.heads = 4}}}); }
+
+TEST_P(Launch, WalksEveryBatchDimension) {
+  expect_as_defined({.batch = {}});
+  expect_as_defined({.batch = {2, 1, 3}});
+  expect_as_defined({.batch = {2, 1, 2, 1, 2, 2}, .table_per_batch = true});
+}
+
+TEST_P(Launch, TakesATablePerBatch) {
+  for (const Order order : kOrders)
+    expect_as_defined({.batch = {2, 3}, .table_per_batch = true, .table_order = order});
+}
+
+TEST_P(Launch, TakesATablePerHead) {
+  for (const Order order : kOrders) {
+    for (const bool per_batch : {false, true})
+      expect_as_defined({.sides = {{.heads = 3}, {.heads = 3, .order = Order::head_token_element}},
+                         .table_per_batch = per_batch,
+                         .table_per_head = true,
+                         .table_order = order});
+  }
+}
+
+TEST_P(Launch, TakesTheRowsThatPositionsName) {
+  for (const Rows rows : {Rows::by_int32, Rows::by_int64}) {
+    for (const bool per_batch : {false, true}) {
+      for (const Spacing spacing : {Spacing{1, 0}, Spacing{2, 3}}) {
+        for (const Element table : {Element::float16, Element::float32, Element::float64})
+          expect_as_defined({.table_element = table,
+                             .batch = {2, 2},
+                             .tokens = 9,
+                             .rows = rows,
+                             .positions_per_batch = per_batch,
+                             .positions_spacing = spacing});
+      }
+    }
+  }
+}
+
+TEST_P(Launch, LeavesTheRestOfAHeadAlone) {
+  for (const int64_t start : {0, 1, 5, 10}) {
+    expect_as_defined({.head_dim = 20, .start = start, .pairs = 5});
+    expect_as_defined({.head_dim = 20,
+                       .start = start,
+                       .pairs = 5,
+                       .sides = {{.spacing = {2, 1}}, {.order = Order::element_head_token}}});
+  }
+}
+
+TEST_P(Launch, LeavesTheHeadsBehindAlone) {
+  for (const Order order : kOrders) {
+    for (const int64_t gap : {0, 4}) {
+      for (const int64_t target_gap : {0, 3})
+        expect_as_defined(
+            {.sides = {{2, 3, order, {1, gap}, target_gap}, {1, 2, order, {2, gap}, target_gap}}});
+    }
+  }
+}
+
+TEST_P(Launch, TurnsMoreTokensThanItKeepsAnglesFor) {
+  for (const Element table : {Element::float32, Element::float64})
+    expect_as_defined({.table_element = table, .batch = {}, .tokens = 3000, .head_dim = 24, .pairs = 12});
+  expect_as_defined({.batch = {},
+                     .tokens = 150,
+                     .head_dim = 480,
+                     .pairs = 240,
+                     .sides = {{.heads = 2}, {.heads = 2, .order = Order::head_token_element}},
+                     .table_per_head = true,
+                     .sin_spacing = {2, 0}});
+}
+
+TEST_P(Launch, TurnsMorePairsThanItKeepsAnglesFor) {
+  for (const Element table : {Element::float32, Element::float64})
+    expect_as_defined({.table_element = table,
+                       .batch = {},
+                       .tokens = 2,
+                       .head_dim = 40004,
+                       .start = 1,
+                       .pairs = 20001,
+                       .sides = {{.heads = 1}}});
+}
+
+TEST_P(Launch, TurnsNothingOfNoTokens) {
+  for (const Call& call : {Call{.tokens = 0}, Call{.batch = {0}}}) {
+    Random random(1);
+    with_rotation(call, random, [](auto& rotation) {
+      ASSERT_EQ(0, rotation.tokens());
+      cpu::rotate_tokens(rotation.problem(), 0, 0);
+      EXPECT_EQ("", difference(rotation.before(0), rotation.result(0)));
+    });
+  }
+}
+
+// Back and forth multiplies by cos^2 + sin^2, but for the roundings of both ways.
+TEST_P(Launch, UndoesARotationByItsInverse) {
+  Random random(2);
+  for (const Element element : kElements) {
+    for (const bool interleaved : {false, true}) {
+      const Call call{.element = element, .interleaved = interleaved, .head_dim = 18, .pairs = 9};
+      with_rotation(call, random, [&]<class T>(Rotation<T>& rotation) {
+        Problem problem = rotation.problem();
+        cpu::rotate_tokens(problem, 0, rotation.tokens());
+        const std::vector<T> there = rotation.result(0);
+        problem.angles.inverse = true;
+        cpu::rotate_tokens(problem, 0, rotation.tokens());
+        const std::vector<T> back = rotation.result(0);
+        rotation.for_every_pair(0, [&](T x, T y, long double cos, long double sin, size_t at_x, size_t at_y) {
+          const long double x_bound = rounding_bound<T>(to_compute(x) * cos, -to_compute(y) * sin);
+          const long double y_bound = rounding_bound<T>(to_compute(y) * cos, to_compute(x) * sin);
+          const long double x_back = to_compute(there[at_x]), y_back = to_compute(there[at_y]);
+          const long double square = cos * cos + sin * sin;
+          EXPECT_LE(std::abs(to_compute(back[at_x]) - to_compute(x) * square),
+                    std::abs(cos) * x_bound + std::abs(sin) * y_bound +
+                        rounding_bound<T>(x_back * cos, y_back * sin));
+          EXPECT_LE(std::abs(to_compute(back[at_y]) - to_compute(y) * square),
+                    std::abs(cos) * y_bound + std::abs(sin) * x_bound +
+                        rounding_bound<T>(y_back * cos, -x_back * sin));
+        });
+      });
+    }
+  }
+}
+
+Call any_call(Random& random) {
+  const auto flip = [&] { return random.one_in(2); };
+  const auto any_element = [&] { return kElements[random.between(0, 3)]; };
+  const auto any_order = [&] { return kOrders[random.between(0, 2)]; };
+  const auto any_spacing = [&] {
+    return Spacing{random.one_in(3) ? random.between(2, 3) : 1, random.one_in(3) ? random.between(1, 9) : 0};
+  };
+  Call call{.element = any_element(),
+            .table_element = any_element(),
+            .interleaved = flip(),
+            .inverse = flip(),
+            .in_place = flip(),
+            .tokens = random.between(1, random.one_in(8) ? 90 : 9),
+            .pairs = random.between(1, random.one_in(8) ? 300 : 40),
+            .table_per_batch = flip(),
+            .table_per_head = random.one_in(4),
+            .table_order = any_order(),
+            .cos_spacing = any_spacing(),
+            .sin_spacing = any_spacing(),
+            .rows = static_cast<Rows>(random.between(0, 2)),
+            .positions_per_batch = flip(),
+            .positions_spacing = any_spacing(),
+            .rarity = any_rarity(random),
+            .edge = flip() ? Edge::begin : Edge::end};
+  call.batch.assign(static_cast<size_t>(random.between(0, 3)), 1);
+  for (int64_t& size : call.batch) size = random.between(1, 3);
+  call.start = flip() ? 0 : random.between(0, 9);
+  call.head_dim = call.start + 2 * call.pairs + (flip() ? 0 : random.between(0, 9));
+  call.sides.resize(static_cast<size_t>(random.between(1, 2)));
+  for (Side& side : call.sides)
+    side = {random.between(1, 7), flip() ? 0 : random.between(1, 3), any_order(), any_spacing(),
+            flip() ? 0 : random.between(1, 9)};
+  if (call.table_per_head) call.sides.back().heads = call.sides.front().heads;
+  return call;
+}
+
+TEST_P(Launch, GivesTheSameBitsForAnyCallInAnyPieces) {
+  Random random(3);
+  for (int trial = 0; trial < 600 && !HasFailure(); ++trial)
+    expect_as_defined(any_call(random), random.between(1, 40), random);
+}
+
+// Two batches of three positions, every second number of the memory.
+Problem problem_of(const void* positions, bool wide, int64_t rows) {
+  Problem problem{};
+  problem.batch_dims = 1;
+  problem.batch_sizes[0] = problem.batches = 2;
+  problem.tokens = 3;
+  problem.angles.rows = rows;
+  problem.angles.positions = {.data = positions, .wide = wide, .batch = {6}, .token = 2};
+  return problem;
+}
+
+template <class Index>
+class PositionOutOfRange : public testing::Test {
+ protected:
+  static std::optional<int64_t> of(std::vector<Index> positions, int64_t rows) {
+    return cpu::position_out_of_range(problem_of(positions.data(), std::is_same_v<Index, int64_t>, rows));
+  }
+};
+using IndexTypes = testing::Types<int32_t, int64_t>;
+TYPED_TEST_SUITE(PositionOutOfRange, IndexTypes);
+
+// -9 and 99 lie between the positions and are none.
+TYPED_TEST(PositionOutOfRange, IsNothingWhereAllAreInside) {
+  EXPECT_EQ(std::nullopt, this->of({0, -9, 4, 99, 2, -9, 3, 99, 4, -9, 1}, 5));
+}
+
+TYPED_TEST(PositionOutOfRange, IsTheFirstThatIsTooLarge) {
+  EXPECT_EQ(5, this->of({0, -9, 4, 99, 2, -9, 3, 99, 5, -9, 6}, 5));
+  EXPECT_EQ(std::numeric_limits<TypeParam>::max(),
+            this->of({0, 0, std::numeric_limits<TypeParam>::max(), 0, 0, 0, 0, 0, 0, 0, 0}, 5));
+}
+
+TYPED_TEST(PositionOutOfRange, IsTheFirstThatIsNegative) {
+  EXPECT_EQ(-1, this->of({0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -1}, 5));
+  EXPECT_EQ(std::numeric_limits<TypeParam>::min(),
+            this->of({std::numeric_limits<TypeParam>::min(), 0, 0, 0, 0, 0, 0, 0, 0, 0, 9}, 5));
+}
+
+TYPED_TEST(PositionOutOfRange, IsAnyPositionWhereThereAreNoRows) {
+  EXPECT_EQ(0, this->of({0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 0));
+}
+
+TEST(PositionsOutOfRange, AreNoneWithoutPositions) {
+  EXPECT_EQ(std::nullopt, cpu::position_out_of_range(problem_of(nullptr, true, 0)));
+}
+
+}  // namespace
+}  // namespace rope_ext::test
