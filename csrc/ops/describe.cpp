@@ -1,5 +1,6 @@
 #include "describe.h"
 
+#include <c10/core/ScalarType.h>
 #include <c10/core/SymInt.h>
 #include <c10/util/Exception.h>
 
@@ -58,24 +59,27 @@ void check_flags(const Call& call) {
   }
 }
 
+// As Python writes it.
+std::string_view name_of(at::ScalarType dtype) { return c10::getDtypeNames(dtype).first; }
+
 void check_dtypes(const Call& call) {
   const auto dtype = call.query.scalar_type();
   TORCH_CHECK_TYPE(rotatable(dtype), call.query_name, " must be float16, bfloat16, float32 or float64, got ",
-                   dtype);
+                   name_of(dtype));
   const auto table = call.cos.scalar_type();
   TORCH_CHECK_TYPE(table == at::kFloat || table == at::kDouble || table == dtype,
-                   "cos must be float32, float64 or of ", call.query_name, "'s dtype (", dtype, "), got ",
-                   table);
-  TORCH_CHECK_TYPE(call.sin.scalar_type() == table, "sin must have cos's dtype (", table, "), got ",
-                   call.sin.scalar_type());
+                   "cos must be float32, float64 or of ", call.query_name, "'s dtype (", name_of(dtype),
+                   "), got ", name_of(table));
+  TORCH_CHECK_TYPE(call.sin.scalar_type() == table, "sin must have cos's dtype (", name_of(table), "), got ",
+                   name_of(call.sin.scalar_type()));
   if (call.positions) {
     const auto positions = call.positions->scalar_type();
     TORCH_CHECK_TYPE(positions == at::kLong || positions == at::kInt,
-                     "positions must be int32 or int64, got ", positions);
+                     "positions must be int32 or int64, got ", name_of(positions));
   }
   if (call.key) {
-    TORCH_CHECK_TYPE(call.key->scalar_type() == dtype, "key must have query's dtype (", dtype, "), got ",
-                     call.key->scalar_type());
+    TORCH_CHECK_TYPE(call.key->scalar_type() == dtype, "key must have query's dtype (", name_of(dtype),
+                     "), got ", name_of(call.key->scalar_type()));
   }
 }
 
@@ -348,7 +352,8 @@ void check_overlap(const Call& call, const Problem& problem) {
   Region views[2];
   for (int v = 0; v < problem.views; ++v) {
     views[v] = written(problem, v, item_bytes);
-    refuse(self_overlap(views[v]), names[v], "itself");
+    const Tensor& tensor = v == 0 ? call.query : *call.key;
+    if (!tensor.is_non_overlapping_and_dense()) refuse(self_overlap(views[v]), names[v], "itself");
   }
   if (call.key) refuse(overlap(views[0], views[1]), "key", "query");
 
