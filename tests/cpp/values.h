@@ -1,7 +1,6 @@
 // Numbers for the tests, the awkward ones among them: the same on every platform.
 #pragma once
 
-#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -60,11 +59,6 @@ bool is_nan(T value) {
 template <class T>
 bool same(T a, T b) {
   return bits(a) == bits(b) || (is_nan(a) && is_nan(b));
-}
-
-template <class T>
-bool same(const std::vector<T>& a, const std::vector<T>& b) {
-  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](T x, T y) { return same(x, y); });
 }
 
 // Half of the distance from 1 to the next number, and the smallest number.

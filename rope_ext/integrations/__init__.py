@@ -1,0 +1,1 @@
+"""Other people's models, made to rotate through rope_ext."""
