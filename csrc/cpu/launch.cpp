@@ -17,17 +17,17 @@ constexpr int64_t kScratchBytes = 64 * 1024;
 // (1: 0.48, 2: 0.76, 4: 0.89, 8: 0.95 of the ceiling).
 constexpr int64_t kHeadsTogether = 8;
 
-struct Slice {
-  int64_t first, pairs;
-};
-
-struct Tokens {
+// Of tokens, heads or pairs.
+struct Range {
   int64_t first, count;
 };
 
-struct Heads {
-  int64_t first, count;
-};
+// Calls body with parts of a range, each of `size` or less.
+template <class Body>
+void for_parts(Range range, int64_t size, Body body) {
+  for (int64_t done = 0; done < range.count; done += size)
+    body(Range{range.first + done, std::min(size, range.count - done)});
+}
 
 // One leading index of a problem: what its strides add to every tensor.
 struct Batch {
@@ -75,59 +75,53 @@ class Walk {
   Walk(const Problem& problem, const Batch& batch)
       : problem_(problem), angles_(problem.angles), kernels_(kernels().of<T>()), batch_(batch) {}
 
-  void run(Tokens tokens) {
-    const bool per_head = angles_.cos.strides.head != 0 || angles_.sin.strides.head != 0;
-    for (Slice slice{0, 0}; slice.first < problem_.pairs; slice.first += slice.pairs) {
-      slice.pairs = std::min(kMaxPairs, problem_.pairs - slice.first);
-      const int64_t tile = kScratchBytes / (2 * slice.pairs * int64_t(sizeof(C)));
-      for (int64_t done = 0; done < tokens.count; done += tile) {
-        const Tokens some{tokens.first + done, std::min(tile, tokens.count - done)};
-        per_head ? rotate_heads_apart(some, slice) : rotate_heads_alike(some, slice);
+  void run(Range tokens) {
+    const Range all{0, problem_.pairs};
+    const int64_t row_bytes = 2 * std::clamp<int64_t>(all.count, 1, kMaxPairs) * int64_t(sizeof(C));
+    for_parts(tokens, kScratchBytes / row_bytes, [&](Range some) {
+      for_parts(all, kMaxPairs, [&](Range pairs) { rotate(some, pairs); });
+      for (int v = 0; v < problem_.views; ++v) {
+        if (problem_.view[v].source != problem_.view[v].target) keep_rest(v, some);
       }
-    }
-    for (int v = 0; v < problem_.views; ++v) {
-      if (problem_.view[v].source != problem_.view[v].target) keep_rest(v, tokens);
-    }
+    });
   }
 
  private:
-  // All heads of a token turn by the same angles.
-  void rotate_heads_alike(Tokens tokens, Slice slice) {
-    const AngleRows<C> rows = rows_of(tokens, 0, slice);
+  void rotate(Range tokens, Range pairs) {
+    if (angles_.cos.strides.head != 0 || angles_.sin.strides.head != 0) {
+      for (int64_t head = 0; head < problem_.view[0].heads; ++head) {
+        const AngleRows<C> rows = rows_of(tokens, head, pairs);
+        for (int v = 0; v < problem_.views; ++v) rotate(v, tokens, {head, 1}, pairs, rows);
+      }
+      return;
+    }
+    const AngleRows<C> rows = rows_of(tokens, 0, pairs);
     for (int v = 0; v < problem_.views; ++v) {
       const View& view = problem_.view[v];
-      const int64_t group = view.to.token < view.to.head ? kHeadsTogether : view.heads;
-      for (int64_t head = 0; head < view.heads; head += group)
-        rotate(v, tokens, {head, std::min(group, view.heads - head)}, slice, rows);
-    }
-  }
-
-  void rotate_heads_apart(Tokens tokens, Slice slice) {
-    for (int64_t head = 0; head < problem_.view[0].heads; ++head) {
-      const AngleRows<C> rows = rows_of(tokens, head, slice);
-      for (int v = 0; v < problem_.views; ++v) rotate(v, tokens, {head, 1}, slice, rows);
+      const int64_t together = view.to.token < view.to.head ? kHeadsTogether : view.heads;
+      for_parts({0, view.heads}, together, [&](Range heads) { rotate(v, tokens, heads, pairs, rows); });
     }
   }
 
   // The table itself, where it holds what the kernel reads, or a copy of these rows that does.
-  AngleRows<C> rows_of(Tokens tokens, int64_t head, Slice slice) {
+  AngleRows<C> rows_of(Range tokens, int64_t head, Range pairs) {
     const Strides &cos = angles_.cos.strides, &sin = angles_.sin.strides;
     const C sign = angles_.inverse ? C(-1) : C(1);
     const int64_t first = row_of(tokens.first);
     if (angles_.element == (std::is_same_v<C, double> ? Element::float64 : Element::float32) &&
         cos.element == 1 && sin.element == 1 && cos.token == sin.token && consecutive(tokens, first)) {
-      return {static_cast<const C*>(start(angles_.cos, batch_.cos, first, head, slice)),
-              static_cast<const C*>(start(angles_.sin, batch_.sin, first, head, slice)), cos.token, sign};
+      return {static_cast<const C*>(start(angles_.cos, batch_.cos, first, head, pairs)),
+              static_cast<const C*>(start(angles_.sin, batch_.sin, first, head, pairs)), cos.token, sign};
     }
-    C* const sines = scratch_ + tokens.count * slice.pairs;
+    C* const sines = scratch_ + tokens.count * pairs.count;
     for (int64_t t = 0; t < tokens.count; ++t) {
       const int64_t row = row_of(tokens.first + t);
       kernels_.fill(
-          {start(angles_.cos, batch_.cos, row, head, slice), start(angles_.sin, batch_.sin, row, head, slice),
-           cos.element, sin.element, angles_.element, slice.pairs},
-          scratch_ + t * slice.pairs, sines + t * slice.pairs);
+          {start(angles_.cos, batch_.cos, row, head, pairs), start(angles_.sin, batch_.sin, row, head, pairs),
+           cos.element, sin.element, angles_.element, pairs.count},
+          scratch_ + t * pairs.count, sines + t * pairs.count);
     }
-    return {scratch_, sines, slice.pairs, sign};
+    return {scratch_, sines, pairs.count, sign};
   }
 
   int64_t row_of(int64_t token) const {
@@ -135,7 +129,7 @@ class Walk {
     return positions.data ? position(positions, batch_.positions + token * positions.token) : token;
   }
 
-  bool consecutive(Tokens tokens, int64_t row) const {
+  bool consecutive(Range tokens, int64_t row) const {
     if (!angles_.positions.data) return true;
     for (int64_t t = 1; t < tokens.count; ++t) {
       if (row_of(tokens.first + t) != row + t) return false;
@@ -143,24 +137,24 @@ class Walk {
     return true;
   }
 
-  const void* start(const Table& table, int64_t batch, int64_t row, int64_t head, Slice slice) const {
+  const void* start(const Table& table, int64_t batch, int64_t row, int64_t head, Range pairs) const {
     const Strides& strides = table.strides;
     return advance(table.data, angles_.element,
-                   batch + row * strides.token + head * strides.head + slice.first * strides.element);
+                   batch + row * strides.token + head * strides.head + pairs.first * strides.element);
   }
 
-  void rotate(int v, Tokens tokens, Heads heads, Slice slice, AngleRows<C> angles) {
+  void rotate(int v, Range tokens, Range heads, Range pairs, AngleRows<C> angles) {
     const View& view = problem_.view[v];
     const int64_t pair_step = problem_.interleaved ? 2 : 1;
     const auto offset = [&](const Strides& strides, int64_t batch) {
       return batch + tokens.first * strides.token + heads.first * strides.head +
-             slice.first * pair_step * strides.element;
+             pairs.first * pair_step * strides.element;
     };
     const Rows<T> rows{.target = static_cast<T*>(view.target) + offset(view.to, batch_.to[v]),
                        .source = static_cast<const T*>(view.source) + offset(view.from, batch_.from[v]),
                        .tokens = {tokens.count, view.to.token, view.from.token},
                        .heads = {heads.count, view.to.head, view.from.head},
-                       .pairs = slice.pairs,
+                       .pairs = pairs.count,
                        .distance = problem_.interleaved ? 1 : problem_.pairs,
                        .target_element = view.to.element,
                        .source_element = view.from.element};
@@ -171,7 +165,7 @@ class Walk {
   static bool contiguous(const View& view) { return view.from.element == 1 && view.to.element == 1; }
 
   // Out of place: what is beside the rotated slice of a head, and the heads that are not rotated.
-  void keep_rest(int v, Tokens tokens) {
+  void keep_rest(int v, Range tokens) {
     const View& view = problem_.view[v];
     const int64_t behind = problem_.start + 2 * problem_.pairs;
     for (int64_t token = tokens.first; token < tokens.first + tokens.count; ++token) {

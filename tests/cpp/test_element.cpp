@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "values.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)

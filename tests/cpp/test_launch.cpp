@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "cpu/launch.h"
 #include "instruction_sets.h"
 #include "problems.h"
