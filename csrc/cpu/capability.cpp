@@ -15,13 +15,20 @@ struct Capability {
   bool available;
 };
 
+#if defined(ROPE_X86)
+// Clang's __builtin_cpu_supports does not know the name.
+bool has_f16c() {
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 const std::vector<Capability>& all() {
   static const std::vector<Capability> list = [] {
     std::vector<Capability> found = {{"scalar", &scalar_kernels, true}};
 #if defined(ROPE_X86)
     __builtin_cpu_init();
-    const bool avx2 =
-        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     found.push_back({"avx2", &avx2_kernels, avx2});

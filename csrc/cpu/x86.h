@@ -5,6 +5,7 @@
 #if defined(__x86_64__) && defined(__GNUC__)
 #define ROPE_X86 1
 
+#include <cpuid.h>
 #include <immintrin.h>
 
 #include <cmath>

@@ -131,6 +131,24 @@ NodePointer make_node(Args&&... args) {
 }
 #endif
 
+// Hooks on the creation of nodes exist from torch 2.14 on, and run when a node is complete.
+#if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 14
+template <class Outputs>
+void attach_in_place(const Outputs& outputs, const NodePointer& node) {
+  autograd::fire_node_creation_hooks(autograd::rebase_history(outputs, node));
+}
+void attach(const Tensor& output, const NodePointer& node) {
+  autograd::set_history(output, node);
+  autograd::fire_node_creation_hooks(node);
+}
+#else
+template <class Outputs>
+void attach_in_place(const Outputs& outputs, const NodePointer& node) {
+  autograd::rebase_history(outputs, node);
+}
+void attach(const Tensor& output, const NodePointer& node) { autograd::set_history(output, node); }
+#endif
+
 bool requires_grad(const Tensor& tensor) {
   return autograd::GradMode::is_enabled() && tensor.requires_grad();
 }
@@ -193,10 +211,10 @@ void apply(c10::DispatchKeySet keys, const Tensor& query, const OptionalTensor& 
   }
 
   if (together) {
-    autograd::rebase_history(std::vector<Tensor>{query, *key}, query_node);
+    attach_in_place(std::vector<Tensor>{query, *key}, query_node);
   } else {
-    if (query_node) autograd::rebase_history(query, query_node);
-    if (key_node) autograd::rebase_history(*key, key_node);
+    if (query_node) attach_in_place(query, query_node);
+    if (key_node) attach_in_place(*key, key_node);
   }
   rotate_tangents(query, key, cos, sin, positions, flags);
 }
@@ -215,7 +233,7 @@ Tensor rotate(c10::DispatchKeySet keys, const Tensor& x, const Tensor& cos, cons
     return rotate_operator().redispatch(keys & c10::after_ADInplaceOrView_keyset, x, cos, sin, positions,
                                         seq_dim, head_dim, num_heads, start, interleaved, inverse);
   }();
-  if (node) autograd::set_history(result, node);
+  if (node) attach(result, node);
   if (autograd::isFwGradDefined(x)) {
     const Tensor tangent = rotate_operator().call(tangent_of(x), cos, sin, positions, seq_dim, head_dim,
                                                   num_heads, start, interleaved, inverse);
