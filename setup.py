@@ -1,5 +1,6 @@
 """Builds rope_ext._C. The C++ standard and torch's ABI flags come from torch's own build_ext."""
 
+import os
 import platform
 import sys
 from pathlib import Path
@@ -26,8 +27,9 @@ def compile_flags() -> list[str]:
     if sys.platform == "win32":
         return ["/O2", "/fp:precise"]
     flags = ["-O3", "-g0", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wno-psabi"]
-    if platform.system() == "Linux":
+    if platform.system() == "Linux" and "clang" not in os.environ.get("CXX", ""):
         # Compiled for OpenMP, not linked with it: torch's runtime, already loaded, serves both.
+        # It is GCC's, and clang calls another: without it, kernels run on one thread.
         flags.append("-fopenmp")
     return flags
 

@@ -71,8 +71,9 @@ def apply_(
             flat, ``(..., S, H * D)``. float16, bfloat16, float32 or float64, any strides.
         key: like query, with heads of its own number; None rotates query alone.
         cos: cosines, ``(rows, P)`` with a row a token (``rows >= S``), or ``(..., S, P)`` that
-            broadcasts over the leading dimensions, or of query's rank with a head axis of size 1
-            or H. P pairs are rotated. float32, float64 or query's dtype.
+            broadcasts over the leading dimensions, or with a head axis beside the tokens, in
+            query's order, of size 1 or the number of rotated heads. P pairs are rotated. float32,
+            float64 or query's dtype.
         sin: sines, of the same shape and dtype.
         positions: ``(S,)`` or ``(..., S)``, int32 or int64: token t takes row ``positions[t]`` of
             a ``(rows, P)`` table. None: row t.

@@ -12,16 +12,19 @@ from rope_ext import frequencies, ops
 __all__ = ["RotaryEmbedding"]
 
 
-# Positions from here on get rows of their own instead of a table up to them: 2^16 rows of 64 pairs
-# are 32 MiB, and making a row costs about 2 us.
-_TABLE_ROWS = 1 << 16
+# Positions from here on get rows of their own instead of a table up to them: 2^18 rows of 64 pairs
+# are 128 MiB, and making a row costs as much as rotating it eight times.
+_TABLE_ROWS = 1 << 18
 
 
 def _autograd_copies(tensor: Tensor | None) -> bool:
-    """In place, a leaf is refused and a view makes the backward pass copy its base."""
+    """In place, a leaf is refused and a view makes the backward pass copy its base.
+
+    A compiler cannot ask which is which, and drops the copies that it does not need.
+    """
     if tensor is None or not (torch.is_grad_enabled() and tensor.requires_grad):
         return False
-    return tensor.is_leaf or tensor._is_view()
+    return torch.compiler.is_compiling() or tensor.is_leaf or tensor._is_view()
 
 
 class RotaryEmbedding(nn.Module):
@@ -134,6 +137,11 @@ class RotaryEmbedding(nn.Module):
 
     def _check(self, query: Tensor, positions: Tensor | None) -> None:
         """Refuse what the operator cannot see: it gets a table, not always with positions."""
+        if query.dim() < 3:
+            raise ValueError(
+                f"query must have at least 3 dimensions (tokens, heads, head_dim), "
+                f"got {query.dim()}"
+            )
         if query.shape[-1] != self.head_dim:
             raise ValueError(
                 f"query must have head_dim {self.head_dim} in its last dimension, "
@@ -142,12 +150,18 @@ class RotaryEmbedding(nn.Module):
         if positions is None:
             return
         if positions.dtype not in (torch.int32, torch.int64):
-            raise TypeError(f"positions must be int32 or int64, got {positions.dtype}")
-        tokens = query.shape[self.seq_dim]
-        if not 1 <= positions.dim() <= query.dim() - 2 or positions.shape[-1] != tokens:
+            dtype = str(positions.dtype).removeprefix("torch.")
+            raise TypeError(f"positions must be int32 or int64, got {dtype}")
+        full = (*query.shape[:-3], query.shape[self.seq_dim])
+        dims = positions.dim()
+        fits = 1 <= dims <= len(full) and positions.shape[-1] == full[-1]
+        if not fits or any(
+            size not in (1, wanted)
+            for size, wanted in zip(positions.shape[:-1], full[-dims:-1], strict=True)
+        ):
             raise ValueError(
-                f"positions must have 1 to {query.dim() - 2} dimensions (..., S) and one entry a "
-                f"token ({tokens}), got shape {tuple(positions.shape)}"
+                f"positions must broadcast to query's leading dimensions and tokens {full}, "
+                f"got shape {tuple(positions.shape)}"
             )
 
     def _angles(
@@ -156,7 +170,7 @@ class RotaryEmbedding(nn.Module):
         """A table for these positions, and the rows to take from it (None: one a token)."""
         dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
         tokens = query.shape[self.seq_dim]
-        if torch.compiler.is_compiling() or type(query) is not Tensor:
+        if torch.compiler.is_compiling() or type(query) not in (Tensor, nn.Parameter):
             # While tracing there is neither a value to look at nor a table to keep.
             if positions is None:
                 positions = torch.arange(tokens, device=query.device)

@@ -202,3 +202,14 @@ def test_memory_beside_the_query_is_left_alone():
     rope_ext.apply_(base[1], None, cos, sin)
     assert torch.equal(bits(base[::2]), bits(before[::2]))
     assert_rotated(base[1], before[1], cos, sin)
+
+
+@pytest.mark.parametrize("seq_dim", [-3, -2])
+def test_a_head_axis_of_one_serves_query_and_key_of_any_heads(seq_dim: int):
+    cos, sin = (table.unsqueeze(2) for table in angle_tables(2, 5, 4))
+    query, key = normal(2, 5, 4, 8), normal(2, 5, 2, 8, seed=1)
+    if seq_dim == -2:
+        query, key, cos, sin = (x.transpose(1, 2) for x in (query, key, cos, sin))
+    turned = rope_ext.apply_(query.clone(), key.clone(), cos, sin, seq_dim=seq_dim)
+    for new_x, x in zip(turned, (query, key), strict=True):
+        assert_rotated(new_x, x, cos, sin, seq_dim=seq_dim)

@@ -731,3 +731,48 @@ def test_functional_transforms_agree_with_the_reference(transform, turned):
     actual = transform(lambda x: turned(x, cos, sin), x, v)
     expected = transform(lambda x: reference.rotate(x, cos, sin), x, v)
     assert torch.equal(actual, expected)
+
+
+@pytest.mark.parametrize("view_is", ["query", "key"])
+def test_a_tensor_and_its_own_view_rotate_together(view_is: str):
+    """Partial rotary of a base, and of heads that lie across the parts of it that stay."""
+    tokens, heads, head_dim, pairs = 3, 4, 8, 2
+    tables = angle_tables(tokens, pairs, dtype=torch.float64)
+    leaf = integers(tokens, heads, head_dim).requires_grad_()
+    weight = integers(tokens, heads, head_dim, seed=1)
+
+    def across(base: Tensor) -> Tensor:
+        return base.flatten(1)[:, 4:-4].unflatten(1, (heads - 1, head_dim))
+
+    def turned(base: Tensor) -> Tensor:
+        base = base * 1
+        pair = (across(base), base) if view_is == "query" else (base, across(base))
+        rope_ext.apply_(*pair, *tables)
+        return base
+
+    (gradient,) = torch.autograd.grad((turned(leaf) * weight).sum(), leaf)
+    # Both rotations are disjoint, so the transpose rotates the weight back in the same way.
+    expected = weight.clone()
+    rope_ext.apply_(expected, across(expected), *tables, inverse=True)
+    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-14)
+
+
+def test_a_gradient_with_more_dimensions_apart_than_a_call_takes_is_rotated():
+    tables = angle_tables(3, 2, dtype=torch.float64)
+    x = integers(*[2] * 7, 3, 1, 4).requires_grad_()
+    backwards = (6, 5, 4, 3, 2, 1, 0, 7, 8, 9)
+    weight = integers(*[2] * 7, 3, 1, 4, seed=1)
+    (rope_ext.rotate(x, *tables).permute(backwards).contiguous() * weight).sum().backward()
+    expected = reference.rotate(weight.permute(backwards), *tables, inverse=True)
+    torch.testing.assert_close(x.grad, expected, rtol=0, atol=1e-14)
+
+
+# torch loops over the batch and says so.
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+def test_batches_of_gradients_are_rotated():
+    tables = angle_tables(3, 2, dtype=torch.float64)
+    x = integers(3, 1, 4)
+    identity = torch.eye(x.numel(), dtype=torch.float64).reshape(*x.shape, *x.shape)
+    expected = reference.rotate(identity.flatten(0, 2), *tables, inverse=True).reshape_as(identity)
+    jacobian = torch.func.jacrev(lambda t: rope_ext.rotate(t, *tables))(x)
+    torch.testing.assert_close(jacobian, expected, rtol=0, atol=1e-14)

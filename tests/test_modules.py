@@ -215,6 +215,12 @@ def test_a_head_dim_other_than_its_own_is_refused():
         RotaryEmbedding(HEAD_DIM)(normal(TOKENS, 2, 32))
 
 
+@pytest.mark.parametrize("shape", [(), (HEAD_DIM,), (TOKENS, HEAD_DIM)])
+def test_a_tensor_without_heads_is_refused(shape: tuple[int, ...]):
+    with pytest.raises(ValueError, match=r"^query must have at least 3 dimensions .*, got"):
+        RotaryEmbedding(HEAD_DIM)(normal(*shape))
+
+
 def test_positions_may_be_negative():
     x = normal(TOKENS, 2, HEAD_DIM)
     positions = torch.tensor([-1, 0, -70000, 2, 3])
@@ -243,7 +249,7 @@ def test_wrong_positions_are_refused_whatever_their_values(
         positions = positions + shift
     x = normal(2, TOKENS, 4, HEAD_DIM)
     kept = x.clone()
-    with pytest.raises(error):
+    with pytest.raises(error, match=r"^positions must"):
         RotaryEmbedding(HEAD_DIM)(x, positions=positions)
     assert_same_bits(x, kept)
 

@@ -3,9 +3,7 @@
 
 #include <cmath>
 
-#if defined(__CUDACC__)
-#define ROPE_INLINE __host__ __device__ __forceinline__
-#elif defined(_MSC_VER)
+#if defined(_MSC_VER)
 #define ROPE_INLINE __forceinline
 #else
 // Always inlined: each instruction set compiles its own copy, and the linker must not merge them.
@@ -16,7 +14,7 @@ namespace rope_ext {
 
 ROPE_INLINE float multiply(float a, float b) { return a * b; }
 ROPE_INLINE double multiply(double a, double b) { return a * b; }
-#if defined(__GNUC__) || defined(__CUDACC__)
+#if defined(__GNUC__)
 ROPE_INLINE float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 ROPE_INLINE double fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
 #else

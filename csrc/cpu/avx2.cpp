@@ -205,7 +205,7 @@ struct Avx2 {
 
 }  // namespace
 
-constinit const Kernels avx2_kernels = kernels_of<Avx2>();
+constexpr Kernels avx2_kernels = kernels_of<Avx2>();
 
 }  // namespace rope_ext::cpu
 

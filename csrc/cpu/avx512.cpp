@@ -14,7 +14,7 @@
 
 namespace rope_ext::cpu {
 
-constinit const Kernels avx512_kernels = kernels_of<Avx512<IntegerRounding>>();
+constexpr Kernels avx512_kernels = kernels_of<Avx512<IntegerRounding>>();
 
 }  // namespace rope_ext::cpu
 

@@ -55,7 +55,7 @@ struct InstructionRounding {
 
 }  // namespace
 
-constinit const Kernels avx512_bf16_kernels = kernels_of<Avx512<InstructionRounding>>();
+constexpr Kernels avx512_bf16_kernels = kernels_of<Avx512<InstructionRounding>>();
 
 }  // namespace rope_ext::cpu
 

@@ -1,5 +1,6 @@
 #include "capability.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <stdexcept>
@@ -40,19 +41,20 @@ const std::vector<Capability>& all() {
   return list;
 }
 
-const Capability& find(const std::string& name) {
+const Capability& find(const std::string& name, const char* subject) {
   std::string available;
   for (const Capability& candidate : all()) {
     if (candidate.available && candidate.name == name) return candidate;
     if (candidate.available) available += (available.empty() ? "" : ", ") + std::string(candidate.name);
   }
-  throw std::invalid_argument("ROPE_EXT_CPU must be an instruction set of this processor (" + available +
-                              "), got " + name);
+  throw std::invalid_argument(std::string(subject) + " must be an instruction set of this processor (" +
+                              available + "), got " + name);
 }
 
 const Capability& initial() {
-  if (const char* forced = std::getenv("ROPE_EXT_CPU"); forced && *forced) return find(forced);
-  return find(capabilities().back());
+  if (const char* forced = std::getenv("ROPE_EXT_CPU"); forced && *forced)
+    return find(forced, "ROPE_EXT_CPU");
+  return *std::find_if(all().rbegin(), all().rend(), [](const Capability& c) { return c.available; });
 }
 
 std::atomic<const Capability*>& selected() {
@@ -64,7 +66,7 @@ std::atomic<const Capability*>& selected() {
 
 const Kernels& kernels() { return *selected().load(std::memory_order_relaxed)->kernels; }
 
-void set_capability(const std::string& name) { selected() = &find(name); }
+void set_capability(const std::string& name) { selected() = &find(name, "name"); }
 
 std::string capability() { return selected().load()->name; }
 

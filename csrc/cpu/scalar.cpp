@@ -72,6 +72,6 @@ struct ScalarIsa {
 
 }  // namespace
 
-constinit const Kernels scalar_kernels = kernels_of<ScalarIsa>();
+constexpr Kernels scalar_kernels = kernels_of<ScalarIsa>();
 
 }  // namespace rope_ext::cpu

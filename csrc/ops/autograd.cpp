@@ -1,11 +1,11 @@
 // The Autograd key. A rotation is linear and its transpose is the rotation by the opposite angle, so the
 // backward pass and the forward-mode derivative are the same operators again.
 #include <ATen/TensorSubclassLikeUtils.h>
-#include <ATen/ops/clone.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/library.h>
 #include <torch/version.h>
 
+#include "../core/problem.h"
 #include "schema.h"
 
 namespace rope_ext::ops {
@@ -22,9 +22,15 @@ struct Flags {
 
 // Nobody else can see this gradient: not the graph, a hook, a view of it, or an owner of foreign memory.
 bool solely_owned(const Tensor& gradient) {
-  return gradient.use_count() == 1 && gradient.has_storage() && gradient.storage().use_count() == 1 &&
-         gradient.storage().unsafeGetStorageImpl()->resizable() && gradient.is_non_overlapping_and_dense() &&
-         !gradient._is_zerotensor() && !gradient.is_neg() && !autograd::isFwGradDefined(gradient);
+  return gradient.defined() && gradient.use_count() == 1 && gradient.has_storage() &&
+         gradient.storage().use_count() == 1 && gradient.storage().unsafeGetStorageImpl()->resizable() &&
+         gradient.is_non_overlapping_and_dense() && !gradient._is_zerotensor() && !gradient.is_neg() &&
+         !autograd::isFwGradDefined(gradient);
+}
+
+bool traced(const Tensor& gradient) {
+  const c10::DispatchKeySet tracers{c10::DispatchKey::Python, c10::DispatchKey::Functionalize};
+  return c10::impl::dispatch_mode_enabled() || gradient.key_set().has_any(tracers);
 }
 
 // Of query, or of query and key: input i of the node is the gradient of the i-th.
@@ -41,19 +47,16 @@ class RotateBackward : public autograd::Node {
   autograd::variable_list apply(autograd::variable_list&& gradients) override {
     const Saved saved = unpack();
     autograd::variable_list results(gradients.size());
-    std::vector<size_t> wanted;
     for (size_t i = 0; i < gradients.size(); ++i) {
-      if (task_should_compute_output(i) && gradients[i].defined()) wanted.push_back(i);
+      if (task_should_compute_output(i)) results[i] = std::move(gradients[i]);
     }
-    for (size_t i : wanted) results[i] = std::move(gradients[i]);
-
-    const bool plain =
-        !autograd::GradMode::is_enabled() && !at::areAnyTensorSubclassLike(results_of(results, wanted));
-    if (plain && wanted.size() == 2 && solely_owned(results[0]) && solely_owned(results[1])) {
+    const bool plain = !autograd::GradMode::is_enabled() && !at::areAnyTensorSubclassLike(results);
+    if (plain && results.size() == 2 && solely_owned(results[0]) && solely_owned(results[1])) {
       rotate_in_place(results[0], results[1], saved, flags_.num_heads);
       return results;
     }
-    for (size_t i : wanted) {
+    for (size_t i = 0; i < results.size(); ++i) {
+      if (!results[i].defined()) continue;
       const OptionalInt num_heads = i == 0 ? flags_.num_heads : std::nullopt;
       results[i] = rotated(std::move(results[i]), plain, saved, num_heads);
     }
@@ -67,7 +70,7 @@ class RotateBackward : public autograd::Node {
     positions_.reset_data();
   }
 
-  std::string name() const override { return "RopeBackward"; }
+  std::string name() const override { return "RotateBackward"; }
 
  private:
   struct Saved {
@@ -81,25 +84,19 @@ class RotateBackward : public autograd::Node {
     return {cos_.unpack(), sin_.unpack(), positions.defined() ? OptionalTensor(positions) : std::nullopt};
   }
 
-  static autograd::variable_list results_of(const autograd::variable_list& all,
-                                            const std::vector<size_t>& wanted) {
-    autograd::variable_list some;
-    for (size_t i : wanted) some.push_back(all[i]);
-    return some;
-  }
-
   Tensor rotated(Tensor gradient, bool plain, const Saved& saved, OptionalInt num_heads) const {
     if (plain && solely_owned(gradient)) {
       rotate_in_place(gradient, std::nullopt, saved, num_heads);
       return gradient;
     }
-    if (at::isTensorSubclassLike(gradient)) {
-      // While a compiler traces, it plans this buffer and drops the clone; rope::rotate would allocate
-      // inside.
+    if (traced(gradient)) {
+      // The compiler plans this buffer and drops the clone; rope::rotate would allocate inside.
       Tensor copy = gradient.clone(at::MemoryFormat::Contiguous);
       rotate_in_place(copy, std::nullopt, saved, num_heads);
       return copy;
     }
+    // Contiguous, leading dimensions merge: a gradient's own layout may have more than a Problem holds.
+    if (gradient.dim() > kBatchDims + 3) gradient = gradient.contiguous();
     return rotate_operator().call(gradient, saved.cos, saved.sin, saved.positions, flags_.seq_dim,
                                   flags_.head_dim, num_heads, flags_.start, flags_.interleaved,
                                   flags_.inverse);
@@ -213,8 +210,11 @@ void apply(c10::DispatchKeySet keys, const Tensor& query, const OptionalTensor& 
   if (together) {
     attach_in_place(std::vector<Tensor>{query, *key}, query_node);
   } else {
+    // A tensor before its view, which then finds the new history of its base.
+    const bool key_first = query.is_view();
+    if (key_first && key_node) attach_in_place(*key, key_node);
     if (query_node) attach_in_place(query, query_node);
-    if (key_node) attach_in_place(*key, key_node);
+    if (!key_first && key_node) attach_in_place(*key, key_node);
   }
   rotate_tangents(query, key, cos, sin, positions, flags);
 }

@@ -14,7 +14,7 @@ constexpr int64_t kGrain = 65536;
 
 void launch(const Problem& problem) {
   const std::optional<int64_t> bad = cpu::position_out_of_range(problem);
-  TORCH_CHECK_INDEX(!bad, "positions must lie between 0 and ", problem.angles.rows - 1,
+  TORCH_CHECK_INDEX(!bad, "positions must not be negative and be below ", problem.angles.rows,
                     " (the table's rows), got ", *bad);
   int64_t heads = 0;
   for (int v = 0; v < problem.views; ++v) heads += problem.view[v].heads + problem.view[v].kept_heads;

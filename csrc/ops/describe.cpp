@@ -4,6 +4,10 @@
 #include <c10/core/SymInt.h>
 #include <c10/util/Exception.h>
 
+#include <algorithm>
+#include <string_view>
+#include <type_traits>
+
 #include "overlap.h"
 
 namespace rope_ext::ops {
@@ -43,7 +47,8 @@ struct Shape {
   Layout<Int> query, key;
   Int rotated_heads;  // of the query
   Int pairs;
-  bool per_head;  // the table has a head axis
+  bool per_head;    // the table has a head axis
+  Int table_heads;  // of that axis, 1 without it
 };
 
 bool rotatable(at::ScalarType dtype) {
@@ -132,15 +137,13 @@ void check_key(const Call& call, const Shape<Int>& shape) {
                     "), got ", key.tokens);
   TORCH_CHECK_VALUE(equal(key.head_dim, query.head_dim), "key must have query's head_dim (", query.head_dim,
                     "), got ", key.head_dim);
-  if (shape.per_head) {
-    TORCH_CHECK_VALUE(equal(key.heads, shape.rotated_heads), "key must have the ", shape.rotated_heads,
-                      " heads of a table with a head axis, got ", key.heads);
-  }
+  TORCH_CHECK_VALUE(one_or(shape.table_heads, key.heads), "key must have the ", shape.table_heads,
+                    " heads of a table with a head axis, got ", key.heads);
 }
 
-// Whether the table has a head axis.
 template <class Int>
-bool check_table(const Call& call, const Layout<Int>& query, const Int& heads) {
+void check_table(const Call& call, Shape<Int>& shape) {
+  const Layout<Int>& query = shape.query;
   const auto sizes = sizes_of<Int>(call.cos), sin_sizes = sizes_of<Int>(call.sin);
   const int64_t dims = call.cos.dim();
   TORCH_CHECK_VALUE(call.sin.dim() == dims, "sin must have cos's shape ", sizes, ", got ", sin_sizes);
@@ -158,23 +161,23 @@ bool check_table(const Call& call, const Layout<Int>& query, const Int& heads) {
   if (call.positions) {
     TORCH_CHECK_VALUE(dims == 2, "cos must have 2 dimensions (rows, rotary_dim / 2) with positions, got ",
                       dims);
-    return false;
+    return;
   }
   if (dims == 2) {
     TORCH_CHECK_VALUE(at_most(query.tokens, sizes[0]), "cos must have at least ", query.tokens,
                       " rows (one a token), got ", sizes[0]);
-    return false;
+    return;
   }
-  const bool per_head = dims == query.leading + 3;
-  const int64_t token_dim = per_head ? dims + call.seq_dim : dims - 2;
+  shape.per_head = dims == query.leading + 3;
+  const int64_t token_dim = shape.per_head ? dims + call.seq_dim : dims - 2;
   TORCH_CHECK_VALUE(equal(sizes[token_dim], query.tokens), "cos must have ", query.tokens,
                     " rows (one a token) in dimension ", token_dim, ", got ", sizes[token_dim]);
-  if (per_head) {
-    const Int& table_heads = sizes[dims - 5 - call.seq_dim];
-    TORCH_CHECK_VALUE(one_or(table_heads, heads), "cos must have 1 or ", heads, " heads, got ", table_heads);
+  if (shape.per_head) {
+    shape.table_heads = sizes[dims - 5 - call.seq_dim];
+    TORCH_CHECK_VALUE(one_or(shape.table_heads, shape.rotated_heads), "cos must have 1 or ",
+                      shape.rotated_heads, " heads, got ", shape.table_heads);
   }
-  check_broadcast<Int>(call, query.leading, call.cos, per_head ? 3 : 2, "cos");
-  return per_head;
+  check_broadcast<Int>(call, query.leading, call.cos, shape.per_head ? 3 : 2, "cos");
 }
 
 template <class Int>
@@ -197,7 +200,7 @@ Shape<Int> check(const Call& call) {
   if (call.positions) check_device(call, *call.positions, "positions");
   if (call.key) check_device(call, *call.key, "key");
 
-  Shape<Int> shape{.query = layout_of<Int>(call, call.query, call.query_name)};
+  Shape<Int> shape{.query = layout_of<Int>(call, call.query, call.query_name), .table_heads = 1};
   shape.rotated_heads = shape.query.heads;
   if (call.num_heads) {
     TORCH_CHECK_VALUE(*call.num_heads >= 0 && at_most(Int(*call.num_heads), shape.query.heads),
@@ -205,7 +208,7 @@ Shape<Int> check(const Call& call) {
                       call.query_name, ", got ", *call.num_heads);
     shape.rotated_heads = *call.num_heads;
   }
-  shape.per_head = check_table<Int>(call, shape.query, shape.rotated_heads);
+  check_table<Int>(call, shape);
   shape.pairs = sizes_of<Int>(call.cos)[call.cos.dim() - 1];
   if (call.positions) check_positions<Int>(call, shape.query);
   if (call.key) {
@@ -276,8 +279,8 @@ class Leading {
 
   void merge() {
     problem_.batches = 1;
-    for (size_t d = 0; d < sizes_.size(); ++d) {
-      problem_.batches *= sizes_[d];
+    for (const int64_t size : sizes_) problem_.batches *= size;
+    for (size_t d = 0; d < sizes_.size() && problem_.batches > 0; ++d) {
       if (sizes_[d] != 1) append(d);
     }
   }

@@ -1,4 +1,4 @@
-// Tensors -> Problem, and every check of the project, once, for every device.
+// Tensors -> Problem, and every check of tensors and flags, once, for every device.
 #pragma once
 
 #include "../core/problem.h"
@@ -19,7 +19,9 @@ struct Call {
   bool interleaved, inverse;
   const char* query_name = "query";  // as the user calls it: `x` for rotate
 
-  static const Tensor* given(const OptionalTensor& tensor) { return tensor ? &*tensor : nullptr; }
+  static const Tensor* given(const OptionalTensor& tensor) {
+    return tensor && tensor->defined() ? &*tensor : nullptr;
+  }
 };
 
 // Every rule about dtypes, devices, ranks and sizes, sizes taken as symbols: what a Meta kernel checks.
