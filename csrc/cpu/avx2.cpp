@@ -127,13 +127,13 @@ struct Avx2 {
     }
   }
   template <class T, class V, int n>
-  static ROPE_INLINE void store_twos(T* p, const Two<V> (&two)[n]) {
+  static ROPE_INLINE void store_twos(T* const (&targets)[n], const Two<V> (&packs)[n]) {
     for (int v = 0; v < n; ++v) {
       if constexpr (std::is_same_v<T, bfloat16>) {
-        store_words(p + 16 * v, {two[v].first, two[v].second});
+        store_words(targets[v], {packs[v].first, packs[v].second});
       } else {
-        store(p + 2 * v * V::lanes, two[v].first);
-        store(p + (2 * v + 1) * V::lanes, two[v].second);
+        store(targets[v], packs[v].first);
+        store(targets[v] + V::lanes, packs[v].second);
       }
     }
   }

@@ -141,11 +141,13 @@ struct Avx512 {
     return load_two(p);
   }
   template <class T, class V, int n>
-  static ROPE_INLINE void store_twos(T* p, const Two<V> (&two)[n]) {
+  static ROPE_INLINE void store_twos(T* const (&targets)[n], const Two<V> (&packs)[n]) {
     if constexpr (std::is_same_v<T, bfloat16>) {
-      store_words(p, two);
+      __m512i words[n];
+      Rounding::words(packs, words);
+      for (int v = 0; v < n; ++v) _mm512_storeu_si512(targets[v], words[v]);
     } else {
-      for (int v = 0; v < n; ++v) store_two(p + 2 * v * V::lanes, two[v]);
+      for (int v = 0; v < n; ++v) store_two(targets[v], packs[v]);
     }
   }
 
@@ -183,7 +185,9 @@ struct Avx512 {
   template <class T, class V, int n>
   static ROPE_INLINE void store_many_pairs(T* p, const Pair<V> (&pairs)[n]) {
     if constexpr (std::is_same_v<T, bfloat16>) {
-      store_words(p, pairs);
+      __m512i words[n];
+      Rounding::words(pairs, words);
+      for (int v = 0; v < n; ++v) _mm512_storeu_si512(p + 32 * v, words[v]);
     } else {
       for (int v = 0; v < n; ++v) store_two(p + 2 * v * V::lanes, together(pairs[v]));
     }
@@ -197,13 +201,6 @@ struct Avx512 {
     store(p, two.first);
     store(p + V::lanes, two.second);
   }
-  template <class Pack, int n>
-  static ROPE_INLINE void store_words(bfloat16* p, const Pack (&in)[n]) {
-    __m512i out[n];
-    Rounding::words(in, out);
-    for (int v = 0; v < n; ++v) _mm512_storeu_si512(p + 32 * v, out[v]);
-  }
-
   static ROPE_INLINE Floats widened(__m256i halves) {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))};
   }

@@ -26,12 +26,17 @@ struct InstructionRounding {
 
   template <class Pack, int n>
   static ROPE_INLINE void words(const Pack (&in)[n], __m512i (&out)[n]) {
+    // A flushed result is a zero. One look for zeros at 32 results costs less than one for subnormals at each
+    // 16 floats, and one branch for all less than one for each (in cache 6.0 to 5.6 us, without any 4.7).
+    uint32_t zeros = 0;
     for (int v = 0; v < n; ++v) {
       out[v] = rounded(in[v]);
-      // A flushed result is a zero. One look for zeros at 32 results costs less than one for subnormals at
-      // each 16 floats; a minimum over all words and one look at that costs more.
-      if (zero(out[v]) && subnormal(in[v])) [[unlikely]]
-        out[v] = IntegerRounding::words(in[v]);
+      zeros |= zeros_in(out[v]);
+    }
+    if (zeros == 0) [[likely]]
+      return;
+    for (int v = 0; v < n; ++v) {
+      if (subnormal(in[v])) out[v] = IntegerRounding::words(in[v]);
     }
   }
 
@@ -44,10 +49,11 @@ struct InstructionRounding {
                                            7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     return _mm512_permutexvar_epi16(order, rounded(Two<Floats>{pair.x, pair.y}));
   }
-  static ROPE_INLINE bool zero(__m512i words) {
-    return _mm512_testn_epi16_mask(words, _mm512_set1_epi16(0x7fff)) != 0;
+  static ROPE_INLINE uint32_t zeros_in(__m512i words) {
+    uint32_t zeros = _cvtmask32_u32(_mm512_testn_epi16_mask(words, _mm512_set1_epi16(0x7fff)));
+    asm("" : "+r"(zeros));  // otherwise GCC joins them as masks, at twice the price
+    return zeros;
   }
-
   static ROPE_INLINE bool subnormal(Floats a) { return _mm512_fpclass_ps_mask(a.value, 0x20) != 0; }
   static ROPE_INLINE bool subnormal(Two<Floats> two) { return subnormal(two.first) || subnormal(two.second); }
   static ROPE_INLINE bool subnormal(Pair<Floats> pair) { return subnormal(pair.x) || subnormal(pair.y); }

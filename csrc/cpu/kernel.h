@@ -52,18 +52,21 @@ struct HalfSplit {
 
   template <int n>
   static ROPE_INLINE void turn(const T* source, T* target, int64_t distance, const Angles* angles) {
-    Two<V> x[n], y[n];
-    for (int v = 0; v < n; ++v) x[v] = Isa::load_two(source + v * width);
-    for (int v = 0; v < n; ++v) y[v] = Isa::load_two(source + distance + v * width);
-    for (int v = 0; v < n; ++v) {
-      const Pair<V> first = rotate(Pair<V>{x[v].first, y[v].first}, angles[v].cos.first, angles[v].sin.first);
-      const Pair<V> second =
-          rotate(Pair<V>{x[v].second, y[v].second}, angles[v].cos.second, angles[v].sin.second);
-      x[v] = {first.x, second.x};
-      y[v] = {first.y, second.y};
+    Two<V> packs[2 * n];  // all of x, then all of y, as they lie in memory
+    T* targets[2 * n];
+    for (int v = 0; v < 2 * n; ++v) {
+      const int64_t offset = v < n ? v * width : distance + (v - n) * width;
+      packs[v] = Isa::load_two(source + offset);
+      targets[v] = target + offset;
     }
-    Isa::store_twos(target, x);
-    Isa::store_twos(target + distance, y);
+    for (int v = 0; v < n; ++v) {
+      Two<V>&x = packs[v], &y = packs[n + v];
+      const Pair<V> first = rotate(Pair<V>{x.first, y.first}, angles[v].cos.first, angles[v].sin.first);
+      const Pair<V> second = rotate(Pair<V>{x.second, y.second}, angles[v].cos.second, angles[v].sin.second);
+      x = {first.x, second.x};
+      y = {first.y, second.y};
+    }
+    Isa::store_twos(targets, packs);
   }
 
   // In the order of memory.

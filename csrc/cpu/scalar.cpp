@@ -49,10 +49,10 @@ struct ScalarIsa {
     return load_two(source);
   }
   template <class T, int n>
-  static ROPE_INLINE void store_twos(T* target, const Two<Scalar<Compute<T>>> (&two)[n]) {
+  static ROPE_INLINE void store_twos(T* const (&targets)[n], const Two<Scalar<Compute<T>>> (&packs)[n]) {
     for (int v = 0; v < n; ++v) {
-      store(target + 2 * v, two[v].first);
-      store(target + 2 * v + 1, two[v].second);
+      store(targets[v], packs[v].first);
+      store(targets[v] + 1, packs[v].second);
     }
   }
   template <class T>
