@@ -837,3 +837,10 @@ def test_tables_that_require_grad_are_accepted_without_grad_mode():
 def test_empty_tensors_do_not_hide_a_wrong_argument(subject: str, changes: dict):
     with pytest.raises(ValueError, match=f"^{subject} must"):
         rope_ext.apply_(**accepted() | {"key": None} | changes)
+
+
+def test_empty_tensors_may_have_any_number_of_leading_dimensions():
+    cos, sin = angle_tables(3, 2)
+    query = torch.empty(0, *[2] * 9, 3, 1, 4).permute(*range(9, -1, -1), 10, 11, 12)
+    torch.ops.rope.apply(query, None, cos, sin)
+    assert torch.ops.rope.rotate(query, cos, sin).shape == query.shape

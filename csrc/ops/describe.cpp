@@ -280,7 +280,12 @@ class Leading {
   void merge() {
     problem_.batches = 1;
     for (const int64_t size : sizes_) problem_.batches *= size;
-    for (size_t d = 0; d < sizes_.size() && problem_.batches > 0; ++d) {
+    if (problem_.batches == 0) {
+      problem_.batch_dims = 1;
+      problem_.batch_sizes[0] = 0;
+      return;
+    }
+    for (size_t d = 0; d < sizes_.size(); ++d) {
       if (sizes_[d] != 1) append(d);
     }
   }
