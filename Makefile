@@ -2,6 +2,10 @@
 TORCH ?= torch==2.13.0
 PYTHON ?= python3
 
+# Nothing is written outside the checkout.
+export PIP_CACHE_DIR := $(CURDIR)/build/pip
+export HF_HOME := $(CURDIR)/build/huggingface
+
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*/*.cpp csrc/*/*.h)
