@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib.util
+import inspect
 import os
 import pydoc_data.topics
 import statistics
@@ -152,11 +153,12 @@ def measure_all(model: nn.Module, text: Tensor, quick: bool) -> dict[str, Cost]:
         costs[f"prefill {tokens}"] = measure(
             model, passes, input_ids=text[:, :tokens], use_cache=False
         )
-    cache = DynamicCache(config=model.config)
-    model(text[:, :512], past_key_values=cache)
-    costs["decode"] = measure(
-        model, 8 if quick else 32, input_ids=text[:, :1], past_key_values=cache
-    )
+    # transformers 5.24 renamed the argument.
+    parameters = inspect.signature(model.forward).parameters
+    name = "cache" if "cache" in parameters else "past_key_values"
+    cache = {name: DynamicCache(config=model.config)}
+    model(text[:, :512], **cache)
+    costs["decode"] = measure(model, 8 if quick else 32, input_ids=text[:, :1], **cache)
     return costs
 
 
