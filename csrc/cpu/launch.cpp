@@ -10,9 +10,11 @@
 namespace rope_ext::cpu {
 namespace {
 
-// Angle rows of the tokens that are rotated at a stretch, within a second-level cache. Longer stretches are
-// longer runs of memory where tokens lie closer than heads (BHSD prefill, float32: 16 KiB 0.70, 64 KiB 0.94,
-// 256 KiB 0.99 of the ceiling), and this stands on a thread's stack.
+// Tokens that are rotated at a stretch, query before key: their angles stay in a second-level cache, and
+// longer stretches are longer runs of memory (BHSD prefill, float32: 32 tokens 0.70, 128 0.88, 512 1.00 of
+// the ceiling).
+constexpr int64_t kStretch = 512;
+// Where angles are converted first, they stand on a thread's stack, and the stretch is what fits.
 constexpr int64_t kScratchBytes = 64 * 1024;
 // Heads that share the angles of a token where tokens lie closer than heads: so many streams of memory
 // (1: 0.48, 2: 0.76, 4: 0.89, 8: 0.95 of the ceiling).
@@ -79,7 +81,8 @@ class Walk {
   void run(Range tokens) {
     const Range all{0, problem_.pairs};
     const int64_t row_bytes = 2 * std::clamp<int64_t>(all.count, 1, kMaxPairs) * int64_t(sizeof(C));
-    for_parts(tokens, kScratchBytes / row_bytes, [&](Range some) {
+    const bool as_it_is = readable() && !angles_.positions.data;
+    for_parts(tokens, as_it_is ? kStretch : kScratchBytes / row_bytes, [&](Range some) {
       for_parts(all, kMaxPairs, [&](Range pairs) { rotate(some, pairs); });
       for (int v = 0; v < problem_.views; ++v) {
         if (problem_.view[v].source != problem_.view[v].target) keep_rest(v, some);
@@ -104,13 +107,19 @@ class Walk {
     }
   }
 
-  // The table itself, where it holds what the kernel reads, or a copy of these rows that does.
+  // Whether the table holds what the kernel reads.
+  bool readable() const {
+    const Strides &cos = angles_.cos.strides, &sin = angles_.sin.strides;
+    const Element wanted = std::is_same_v<C, double> ? Element::float64 : Element::float32;
+    return angles_.element == wanted && cos.element == 1 && sin.element == 1 && cos.token == sin.token;
+  }
+
+  // The table itself, or a copy of these rows that the kernel can read.
   AngleRows<C> rows_of(Range tokens, int64_t head, Range pairs) {
     const Strides &cos = angles_.cos.strides, &sin = angles_.sin.strides;
     const C sign = angles_.inverse ? C(-1) : C(1);
     const int64_t first = row_of(tokens.first);
-    if (angles_.element == (std::is_same_v<C, double> ? Element::float64 : Element::float32) &&
-        cos.element == 1 && sin.element == 1 && cos.token == sin.token && consecutive(tokens, first)) {
+    if (readable() && consecutive(tokens, first)) {
       return {static_cast<const C*>(start(angles_.cos, batch_.cos, first, head, pairs)),
               static_cast<const C*>(start(angles_.sin, batch_.sin, first, head, pairs)), cos.token, sign};
     }
