@@ -40,33 +40,63 @@ ROPE_INLINE R loaded(R value) {
 
 ROPE_INLINE __mmask16 first(int64_t n) { return static_cast<__mmask16>((1u << n) - 1); }
 
-// Rounds floats to bfloat16 with integer arithmetic: to nearest even, a NaN is kept quiet.
+// Rounds floats to bfloat16 with integer arithmetic, to nearest even. A NaN is kept quiet.
 struct IntegerRounding {
   static ROPE_INLINE __m256i halves(Floats a) {
-    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(upper(a), 16));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded(a), 16));
   }
 
-  // 32 bfloat16, the second vector behind the first.
+  // 32 bfloat16: the second vector behind the first, or x and y in turn.
   static ROPE_INLINE __m512i words(Two<Floats> two) {
-    return _mm512_inserti64x4(_mm512_castsi256_si512(halves(two.first)), halves(two.second), 1);
+    return one_behind_other(rounded(two.first), rounded(two.second));
   }
-  // 32 bfloat16, x and y in turn.
-  static ROPE_INLINE __m512i words(Pair<Floats> pair) {
-    return _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(upper(pair.x), 16), upper(pair.y));
-  }
+  static ROPE_INLINE __m512i words(Pair<Floats> pair) { return in_turn(rounded(pair.x), rounded(pair.y)); }
+
+  // One look for NaNs at all of them before they are rounded as numbers.
   template <class Pack, int n>
   static ROPE_INLINE void words(const Pack (&in)[n], __m512i (&out)[n]) {
-    for (int v = 0; v < n; ++v) out[v] = words(in[v]);
+    uint32_t nans = 0;
+    for (int v = 0; v < n; ++v) nans |= nans_in(in[v]);
+    if (nans == 0) [[likely]] {
+      for (int v = 0; v < n; ++v) out[v] = words_of_numbers(in[v]);
+    } else {
+      for (int v = 0; v < n; ++v) out[v] = words(in[v]);
+    }
   }
 
  private:
-  // The result is the upper half of each lane.
-  static ROPE_INLINE __m512i upper(Floats a) {
+  // The result is the upper half of each lane. Not for a NaN.
+  static ROPE_INLINE __m512i rounded_number(Floats a) {
     const __m512i bits = _mm512_castps_si512(a.value);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    return _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  }
+  static ROPE_INLINE __m512i rounded(Floats a) {
     const __mmask16 nan = _mm512_cmp_ps_mask(a.value, a.value, _CMP_UNORD_Q);
-    return _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
+    return _mm512_mask_or_epi32(rounded_number(a), nan, _mm512_castps_si512(a.value),
+                                _mm512_set1_epi32(0x400000));
+  }
+
+  static ROPE_INLINE __m512i words_of_numbers(Two<Floats> two) {
+    return one_behind_other(rounded_number(two.first), rounded_number(two.second));
+  }
+  static ROPE_INLINE __m512i words_of_numbers(Pair<Floats> pair) {
+    return in_turn(rounded_number(pair.x), rounded_number(pair.y));
+  }
+  static ROPE_INLINE uint32_t nans_in(Two<Floats> two) {
+    return nans_in(Pair<Floats>{two.first, two.second});
+  }
+  static ROPE_INLINE uint32_t nans_in(Pair<Floats> pair) {
+    return _cvtmask16_u32(_mm512_cmp_ps_mask(pair.x.value, pair.y.value, _CMP_UNORD_Q));
+  }
+
+  static ROPE_INLINE __m512i one_behind_other(__m512i first, __m512i second) {
+    const __m512i upper = _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31,
+                                           29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+    return _mm512_permutex2var_epi16(first, upper, second);
+  }
+  static ROPE_INLINE __m512i in_turn(__m512i x, __m512i y) {
+    return _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(x, 16), y);
   }
 };
 
