@@ -4,8 +4,9 @@
 //   Vector<C> with `lanes`; load and store of a vector, and of its first n lanes;
 //   load_two and store_twos: two vectors of T at once, in whatever order comes cheapest, and
 //   load_two_angles<T>: two vectors of C in the same order;
-//   for interleaved pairs, load_pairs and store_many_pairs where takes_pairs_apart<T>, otherwise
-//   doubled and doubled_with_signs: a vector of angles as two, every lane twice.
+//   for interleaved pairs where takes_pairs_apart<T>, load_pairs and store_many_pairs, and load_pairs and
+//   store_pairs of the first n; otherwise doubled and doubled_with_signs: a vector of angles as two,
+//   every lane twice.
 //
 // Memory bounds the loops, so their shape follows it. A row is walked from its first line to its last, x
 // before y: lines that are not touched in the order of memory cost a third to a half. There is no software
