@@ -28,6 +28,10 @@ struct ComputeType<double> {
 template <class T>
 using Compute = typename ComputeType<T>::type;
 
+constexpr int64_t bytes_of(Element element) {
+  return element == Element::float64 ? 8 : element == Element::float32 ? 4 : 2;
+}
+
 // The one visit from an element known at run time to a type known at compile time.
 template <class Visitor>
 ROPE_INLINE auto visit(Element element, Visitor&& visitor) {
@@ -51,10 +55,24 @@ ROPE_INLINE float float_of(uint32_t bits) {
   return value;
 }
 
+ROPE_INLINE uint64_t bits_of(double value) {
+  uint64_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
 ROPE_INLINE double to_compute(double value) { return value; }
 ROPE_INLINE float to_compute(float value) { return value; }
 ROPE_INLINE float to_compute(bfloat16 value) { return float_of(uint32_t{value.bits} << 16); }
 
+// A GPU's own conversions give the bits of the portable ones, but for a NaN, which has one form there.
+#if defined(__CUDA_ARCH__)
+ROPE_INLINE float to_compute(float16 value) {
+  float result;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(value.bits));
+  return result;
+}
+#else
 ROPE_INLINE float to_compute(float16 value) {
   const uint32_t sign = (value.bits & 0x8000u) << 16;
   const uint32_t magnitude = value.bits & 0x7fffu;
@@ -63,18 +81,48 @@ ROPE_INLINE float to_compute(float16 value) {
   // A subnormal is an integer count of 2^-24, which float32 holds exactly.
   return float_of(sign | bits_of(static_cast<float>(magnitude) * 0x1p-24f));
 }
+#endif
+
+// A float64 to nearest, ties to even, without its arithmetic, which most GPUs have little of, and without a
+// branch.
+ROPE_INLINE float narrow(double value) {
+  const uint64_t bits = bits_of(value), magnitude = bits & 0x7fffffffffffffffu;
+  const uint32_t sign = static_cast<uint32_t>(bits >> 32) & 0x80000000u;
+  const int exponent = static_cast<int>(magnitude >> 52);
+  // Below 2^-126 a float32 counts in steps of 2^-149.
+  const bool normal = exponent >= 1023 - 126;
+  const uint64_t significand =
+      normal ? magnitude - (uint64_t{1023 - 127} << 52) : (magnitude & 0xfffffffffffffu) | uint64_t{1} << 52;
+  const int dropped = normal ? 29 : exponent < 1023 - 150 ? 63 : 29 + 1023 - 126 - exponent;
+  const uint64_t half = (uint64_t{1} << (dropped - 1)) - 1 + (significand >> dropped & 1);
+  const uint32_t rounded = static_cast<uint32_t>((significand + half) >> dropped);
+  const uint32_t finite = magnitude < 0x47effffff0000000u ? rounded : 0x7f800000u;
+  const uint32_t nan = 0x7fc00000u | (static_cast<uint32_t>(magnitude >> 29) & 0x3fffffu);
+  return float_of(sign | (magnitude > 0x7ff0000000000000u ? nan : finite));
+}
 
 ROPE_INLINE void store(double* target, double value) { *target = value; }
 ROPE_INLINE void store(float* target, float value) { *target = value; }
 
 // To nearest, ties to even; a NaN stays one: truncated and quiet.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+ROPE_INLINE void store(bfloat16* target, float value) {
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(target->bits) : "f"(value));
+}
+#else
 ROPE_INLINE void store(bfloat16* target, float value) {
   const uint32_t bits = bits_of(value);
   const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
   const uint32_t rounded = bits + 0x7fffu + (bits >> 16 & 1u);
   target->bits = static_cast<uint16_t>(nan ? bits >> 16 | 0x40u : rounded >> 16);
 }
+#endif
 
+#if defined(__CUDA_ARCH__)
+ROPE_INLINE void store(float16* target, float value) {
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(target->bits) : "f"(value));
+}
+#else
 ROPE_INLINE void store(float16* target, float value) {
   const uint32_t bits = bits_of(value);
   const uint32_t sign = bits >> 16 & 0x8000u;
@@ -93,5 +141,6 @@ ROPE_INLINE void store(float16* target, float value) {
   }
   target->bits = static_cast<uint16_t>(sign | result);
 }
+#endif
 
 }  // namespace rope_ext

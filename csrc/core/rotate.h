@@ -3,7 +3,9 @@
 
 #include <cmath>
 
-#if defined(_MSC_VER)
+#if defined(__CUDACC__)
+#define ROPE_INLINE __host__ __device__ __forceinline__
+#elif defined(_MSC_VER)
 #define ROPE_INLINE __forceinline
 #else
 // Always inlined: each instruction set compiles its own copy, and the linker must not merge them.
@@ -12,6 +14,13 @@
 
 namespace rope_ext {
 
+#if defined(__CUDA_ARCH__)
+// Named roundings, which nvcc does not contract.
+ROPE_INLINE float multiply(float a, float b) { return __fmul_rn(a, b); }
+ROPE_INLINE double multiply(double a, double b) { return __dmul_rn(a, b); }
+ROPE_INLINE float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+ROPE_INLINE double fma(double a, double b, double c) { return __fma_rn(a, b, c); }
+#else
 ROPE_INLINE float multiply(float a, float b) { return a * b; }
 ROPE_INLINE double multiply(double a, double b) { return a * b; }
 #if defined(__GNUC__)
@@ -20,6 +29,7 @@ ROPE_INLINE double fma(double a, double b, double c) { return __builtin_fma(a, b
 #else
 ROPE_INLINE float fma(float a, float b, float c) { return std::fma(a, b, c); }
 ROPE_INLINE double fma(double a, double b, double c) { return std::fma(a, b, c); }
+#endif
 #endif
 ROPE_INLINE float fms(float a, float b, float c) { return fma(a, b, -c); }
 ROPE_INLINE double fms(double a, double b, double c) { return fma(a, b, -c); }

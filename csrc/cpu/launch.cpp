@@ -65,8 +65,7 @@ int64_t position(const Positions& positions, int64_t offset) {
 }
 
 const void* advance(const void* data, Element element, int64_t offset) {
-  const int64_t size = element == Element::float64 ? 8 : element == Element::float32 ? 4 : 2;
-  return static_cast<const char*>(data) + offset * size;
+  return static_cast<const char*>(data) + offset * bytes_of(element);
 }
 
 // Rotates the tokens of one batch. T is the storage type of query and key.
