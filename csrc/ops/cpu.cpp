@@ -1,10 +1,9 @@
 // The CPU key.
 #include <ATen/Parallel.h>
-#include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
 #include "../cpu/launch.h"
-#include "describe.h"
+#include "on_device.h"
 
 namespace rope_ext::ops {
 namespace {
@@ -12,7 +11,7 @@ namespace {
 // Elements that are worth a thread.
 constexpr int64_t kGrain = 65536;
 
-void launch(const Problem& problem) {
+void run(const Problem& problem, const Call&) {
   const std::optional<int64_t> bad = cpu::position_out_of_range(problem);
   TORCH_CHECK_INDEX(!bad, "positions must not be negative and be below ", problem.angles.rows,
                     " (the table's rows), got ", *bad);
@@ -24,27 +23,10 @@ void launch(const Problem& problem) {
                    [&](int64_t begin, int64_t end) { cpu::rotate_tokens(problem, begin, end); });
 }
 
-void apply(const Tensor& query, const OptionalTensor& key, const Tensor& cos, const Tensor& sin,
-           const OptionalTensor& positions, int64_t seq_dim, OptionalInt head_dim, OptionalInt num_heads,
-           int64_t start, bool interleaved, bool inverse) {
-  launch(describe({query, Call::given(key), cos, sin, Call::given(positions), seq_dim, head_dim, num_heads,
-                   start, interleaved, inverse}));
-}
-
-Tensor rotate(const Tensor& x, const Tensor& cos, const Tensor& sin, const OptionalTensor& positions,
-              int64_t seq_dim, OptionalInt head_dim, OptionalInt num_heads, int64_t start, bool interleaved,
-              bool inverse) {
-  const Tensor result = at::empty_like(x);
-  launch(describe({x, nullptr, cos, sin, Call::given(positions), seq_dim, head_dim, num_heads, start,
-                   interleaved, inverse, "x"},
-                  &result));
-  return result;
-}
-
 }  // namespace
 }  // namespace rope_ext::ops
 
 TORCH_LIBRARY_IMPL(rope, CPU, m) {
-  m.impl("apply", rope_ext::ops::apply);
-  m.impl("rotate", rope_ext::ops::rotate);
+  m.impl("apply", rope_ext::ops::apply_with<rope_ext::ops::run>);
+  m.impl("rotate", rope_ext::ops::rotate_with<rope_ext::ops::run>);
 }

@@ -3,6 +3,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/version.h>
+#if defined(ROPE_EXT_CUDA)
+#include <cuda_runtime_api.h>
+#endif
 
 #include "../cpu/capability.h"
 
@@ -14,7 +17,11 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", [] {
     pybind11::dict info;
     info["torch"] = TORCH_VERSION;
+#if defined(ROPE_EXT_CUDA)
+    info["cuda"] = std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10);
+#else
     info["cuda"] = pybind11::none();
+#endif
     info["compiler"] =
 #if defined(__VERSION__)
         __VERSION__;

@@ -1,0 +1,3 @@
+#include "launch.cuh"
+
+template cudaError_t rope_ext::cuda::launch_elements<rope_ext::bfloat16>(const Problem&, Queue);

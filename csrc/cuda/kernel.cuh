@@ -1,0 +1,345 @@
+// The one kernel: forward and backward, in place and not, any layout, any stride.
+//
+// Why this shape. A rotation moves memory and computes little, so a thread owns whole pairs: it loads x and y
+// in accesses of up to 16 bytes, turns them and stores them where they belong. Every element is read once
+// and written once, by one thread: there is no shared memory, no shuffle, no barrier and no race. Its cosines
+// and sines stay in registers while it goes from head to head, through query and key in one launch, and it
+// loads `Form::together` heads before it turns the first.
+#pragma once
+
+#include <cuda_runtime.h>
+
+// A position is checked in every build.
+#undef NDEBUG
+#include <cassert>
+#include <type_traits>
+
+#include "../core/problem.h"
+#include "../core/rotate.h"
+#include "divisor.h"
+
+#if defined(__GNUC__)
+#define ROPE_MAY_ALIAS __attribute__((may_alias))
+#else
+#define ROPE_MAY_ALIAS
+#endif
+
+namespace rope_ext::cuda {
+
+// Of a block. Four blocks are resident on a multiprocessor where a thread has 64 registers.
+inline constexpr int kThreads = 256;
+inline constexpr int kResidentBlocks = 4;
+
+inline constexpr int kAccessBytes = 16;
+// That a thread reads of each table: more would not fit into registers beside its pairs.
+inline constexpr int kTableBytes = 32;
+
+template <class T, int count>
+struct alignas(count * sizeof(T)) Chunk {
+  T values[count];
+};
+
+// The bytes of an access, untouched in registers until they are turned.
+template <int bytes>
+struct alignas(bytes) Raw {
+  uint32_t words[bytes / 4];
+} ROPE_MAY_ALIAS;
+template <>
+struct alignas(2) Raw<2> {
+  uint16_t word;
+} ROPE_MAY_ALIAS;
+
+// A form says how pairs lie in a thread's accesses.
+
+// x and y apart, `count` of each in an access: half-split. A count of one serves any pairing and any stride.
+template <class Element, int count>
+struct Apart {
+  using T = Element;
+  using Access = Raw<count * sizeof(T)>;
+  static constexpr int pairs = count, elements = count, accesses = 2;
+  static constexpr bool any_stride = count == 1;
+  static constexpr int together = 2;
+
+  template <class Chunks>
+  static ROPE_INLINE T& x(Chunks& chunks, int i) {
+    return chunks[0].values[i];
+  }
+  template <class Chunks>
+  static ROPE_INLINE T& y(Chunks& chunks, int i) {
+    return chunks[1].values[i];
+  }
+};
+
+// x and y side by side in one access: interleaved.
+template <class Element, int count>
+struct Together {
+  using T = Element;
+  using Access = Raw<2 * count * sizeof(T)>;
+  static constexpr int pairs = count, elements = 2 * count, accesses = 1;
+  static constexpr bool any_stride = false;
+  static constexpr int together = 4;
+
+  template <class Chunks>
+  static ROPE_INLINE T& x(Chunks& chunks, int i) {
+    return chunks[0].values[2 * i];
+  }
+  template <class Chunks>
+  static ROPE_INLINE T& y(Chunks& chunks, int i) {
+    return chunks[0].values[2 * i + 1];
+  }
+};
+
+// Heads dealt out to lanes in turn: `each` or, in the first `extra` lanes, one more.
+struct Share {
+  int32_t each;
+  int64_t extra;
+
+  ROPE_INLINE int32_t of(int64_t lane) const { return each + (lane < extra); }
+};
+
+// What the launcher adds to a problem.
+struct Work {
+  bool tokens_are_neighbours;  // of threads in a warp; otherwise heads are
+  Problem problem;
+  Divisor tokens_of_batch, batch_sizes[kBatchDims];
+  int64_t first_token, tokens;  // of all batches
+  // Of a view: the threads that share its heads, the heads that move and those of them that turn.
+  int64_t lanes[2], from_step[2], to_step[2];
+  Share moving[2], turning[2];
+  // A column is one thread's part of a head: first those that turn, then those that are only copied.
+  int64_t turning_columns, columns;
+  int64_t pair_step, y_distance;  // in elements, from pair to pair and from x to y
+};
+
+// What a thread does: one column of one token, in some heads of query or key.
+struct Place {
+  int64_t token, column, head;
+  bool key;
+  bool exists;
+
+  // One of two by a selection: an index that the compiler does not know costs it the constant memory's
+  // addressing.
+  template <class T>
+  ROPE_INLINE T of(T query, T of_key) const {
+    return key ? of_key : query;
+  }
+};
+
+ROPE_INLINE Place place_of(const Work& work) {
+  const bool swapped = work.tokens_are_neighbours;
+  const unsigned tokens = swapped ? blockDim.y : blockDim.z, heads = swapped ? blockDim.z : blockDim.y;
+  const unsigned token = swapped ? threadIdx.y : threadIdx.z, head = swapped ? threadIdx.z : threadIdx.y;
+  const int64_t lane = int64_t{blockIdx.y} * heads + head;
+  const bool key = lane >= work.lanes[0];
+  Place place{work.first_token + int64_t{blockIdx.x} * tokens + token,
+              int64_t{blockIdx.z} * blockDim.x + threadIdx.x, key ? lane - work.lanes[0] : lane, key};
+  place.exists =
+      place.token < work.tokens && place.column < work.columns && lane < work.lanes[0] + work.lanes[1];
+  return place;
+}
+
+// A token of one batch: its row of angles and what it adds to each address, in elements.
+struct Token {
+  int64_t row, cos, sin, from, to;
+};
+
+ROPE_INLINE int64_t position_at(const Positions& positions, int64_t offset) {
+  return positions.wide ? static_cast<const int64_t*>(positions.data)[offset]
+                        : static_cast<const int32_t*>(positions.data)[offset];
+}
+
+ROPE_INLINE Token token_at(const Work& work, const Place& place) {
+  const Problem& problem = work.problem;
+  const View &query = problem.view[0], &key = problem.view[1];
+  const Angles& angles = problem.angles;
+  int64_t index = place.token;
+  int64_t batch = work.tokens_of_batch.divide(index);
+  Token token{index, 0, 0, index * place.of(query.from.token, key.from.token),
+              index * place.of(query.to.token, key.to.token)};
+  int64_t position = index * angles.positions.token;
+#pragma unroll
+  for (int d = kBatchDims; d-- > 0;) {
+    if (d >= problem.batch_dims) continue;
+    int64_t own = batch;
+    batch = work.batch_sizes[d].divide(own);
+    token.cos += own * angles.cos.strides.batch[d];
+    token.sin += own * angles.sin.strides.batch[d];
+    token.from += own * place.of(query.from.batch[d], key.from.batch[d]);
+    token.to += own * place.of(query.to.batch[d], key.to.batch[d]);
+    position += own * angles.positions.batch[d];
+  }
+  if (angles.positions.data) token.row = position_at(angles.positions, position);
+  return token;
+}
+
+template <class Form>
+struct Turn {
+  Compute<typename Form::T> cos[Form::pairs], sin[Form::pairs];
+};
+
+ROPE_INLINE double converted(double angle, double) { return angle; }
+ROPE_INLINE float converted(double angle, float) { return narrow(angle); }
+template <class E, class C>
+ROPE_INLINE C converted(E angle, C) {
+  return to_compute(angle);
+}
+
+template <class E, class C, int pairs>
+ROPE_INLINE void read(const void* table, int64_t offset, C (&angles)[pairs]) {
+  constexpr int count = pairs * int(sizeof(E)) <= kAccessBytes ? pairs : kAccessBytes / int(sizeof(E));
+  using Access = Chunk<E, count>;
+  const Access* const accesses = reinterpret_cast<const Access*>(static_cast<const E*>(table) + offset);
+#pragma unroll
+  for (int i = 0; i < pairs; i += count) {
+    const Access access = accesses[i / count];
+#pragma unroll
+    for (int k = 0; k < count; ++k) angles[i + k] = converted(access.values[k], C{});
+  }
+}
+
+template <class Form>
+ROPE_INLINE Turn<Form> turn_of(const Angles& angles, const Token& token) {
+  using T = typename Form::T;
+  const int64_t cos = token.cos + token.row * angles.cos.strides.token;
+  const int64_t sin = token.sin + token.row * angles.sin.strides.token;
+  Turn<Form> turn;
+  const auto read_both = [&](auto element) {
+    read<decltype(element)>(angles.cos.data, cos, turn.cos);
+    read<decltype(element)>(angles.sin.data, sin, turn.sin);
+  };
+  if (angles.element == Element::float64) {
+    if constexpr (Form::pairs * int(sizeof(double)) <= kTableBytes) read_both(double{});
+  } else if (sizeof(T) >= 4 || angles.element == Element::float32) {
+    read_both(float{});
+  } else {
+    read_both(T{});
+  }
+#pragma unroll
+  for (int i = 0; i < Form::pairs; ++i) turn.sin[i] = angles.inverse ? -turn.sin[i] : turn.sin[i];
+  return turn;
+}
+
+// A thread's elements: those of its first head, and the way to those of its next.
+template <class T>
+struct Elements {
+  const T* source;
+  T* target;
+  int64_t from_step, to_step, from_element, to_element;
+};
+
+template <class Form>
+ROPE_INLINE Elements<typename Form::T> elements_of(const Work& work, const Place& place, const Token& token) {
+  using T = typename Form::T;
+  const View &query = work.problem.view[0], &key = work.problem.view[1];
+  const int64_t from = token.from + place.head * place.of(query.from.head, key.from.head);
+  const int64_t to = token.to + place.head * place.of(query.to.head, key.to.head);
+  return {.source = static_cast<const T*>(place.of(query.source, key.source)) + from,
+          .target = static_cast<T*>(place.of(query.target, key.target)) + to,
+          .from_step = place.of(work.from_step[0], work.from_step[1]),
+          .to_step = place.of(work.to_step[0], work.to_step[1]),
+          .from_element = Form::any_stride ? place.of(query.from.element, key.from.element) : 1,
+          .to_element = Form::any_stride ? place.of(query.to.element, key.to.element) : 1};
+}
+
+template <class Form>
+ROPE_INLINE void turn(typename Form::Access (&accesses)[Form::accesses], const Turn<Form>& by) {
+  using T = typename Form::T;
+  Chunk<T, Form::elements> chunks[Form::accesses];
+  memcpy(&chunks, &accesses, sizeof chunks);
+#pragma unroll
+  for (int i = 0; i < Form::pairs; ++i) {
+    T &x = Form::x(chunks, i), &y = Form::y(chunks, i);
+    const Pair<Compute<T>> pair = {to_compute(x), to_compute(y)};
+    const Pair<Compute<T>> turned = rotate(pair, by.cos[i], by.sin[i]);
+    store(&x, turned.x);
+    store(&y, turned.y);
+  }
+  memcpy(&accesses, &chunks, sizeof chunks);
+}
+
+template <class Form>
+ROPE_INLINE void turn_heads(const Work& work, const Place& place) {
+  using T = typename Form::T;
+  using Access = typename Form::Access;
+  const Angles& angles = work.problem.angles;
+  const int64_t pair = place.column * Form::pairs;
+  Token token = token_at(work, place);
+  token.cos += place.head * angles.cos.strides.head + pair * angles.cos.strides.element;
+  token.sin += place.head * angles.sin.strides.head + pair * angles.sin.strides.element;
+  Elements<T> elements = elements_of<Form>(work, place, token);
+  elements.source += pair * work.pair_step * elements.from_element;
+  elements.target += pair * work.pair_step * elements.to_element;
+
+  int32_t heads = place.of(work.turning[0].of(place.head), work.turning[1].of(place.head));
+  Access accesses[Form::together][Form::accesses];
+  const auto load = [&] {
+#pragma unroll
+    for (int h = 0; h < Form::together; ++h) {
+#pragma unroll
+      for (int a = 0; a < Form::accesses; ++a) {
+        const T* const source = elements.source + a * work.y_distance * elements.from_element;
+        if (h < heads) accesses[h][a] = *reinterpret_cast<const Access*>(source);
+      }
+      elements.source += elements.from_step;
+    }
+  };
+  assert(0 <= token.row && token.row < angles.rows);
+  if (heads <= 0) return;  // a lane of heads that are only kept has no row in a table of every head
+  load();
+  const Turn<Form> by = turn_of<Form>(angles, token);
+  for (; heads > 0; load()) {
+#pragma unroll
+    for (int h = 0; h < Form::together; ++h) {
+      if (h < heads) {
+        turn<Form>(accesses[h], by);
+#pragma unroll
+        for (int a = 0; a < Form::accesses; ++a) {
+          T* const target = elements.target + a * work.y_distance * elements.to_element;
+          *reinterpret_cast<Access*>(target) = accesses[h][a];
+        }
+      }
+      elements.target += elements.to_step;
+    }
+    heads -= Form::together;
+  }
+}
+
+// Out of place: what is beside the rotated slice of a head, and the heads that are not rotated.
+template <class Form>
+ROPE_INLINE void keep_rest(const Work& work, const Place& place) {
+  using Access = typename Form::Access;
+  const Problem& problem = work.problem;
+  const int64_t rotated = 2 * problem.pairs, rest = problem.head_dim - rotated;
+  const int32_t turned = place.of(work.turning[0].of(place.head), work.turning[1].of(place.head));
+  const int32_t heads = place.of(work.moving[0].of(place.head), work.moving[1].of(place.head));
+  Elements<typename Form::T> elements = elements_of<Form>(work, place, token_at(work, place));
+#pragma unroll 1
+  for (int32_t head = 0; head < heads; ++head) {
+    const bool whole = head >= turned;
+#pragma unroll
+    for (int a = 0; a < Form::accesses; ++a) {
+      // A thread's accesses lie half of all of them apart, so that neighbours touch neighbouring memory.
+      const int64_t access = place.column - work.turning_columns + a * (work.columns - work.turning_columns);
+      const int64_t element = access * Form::elements;
+      const int64_t at = element - problem.start + (whole || element < problem.start ? 0 : rotated);
+      if (element < (whole ? problem.head_dim : rest))
+        *reinterpret_cast<Access*>(elements.target + at * elements.to_element) =
+            *reinterpret_cast<const Access*>(elements.source + at * elements.from_element);
+    }
+    elements.source += elements.from_step;
+    elements.target += elements.to_step;
+  }
+}
+
+template <class Form>
+__global__ void __launch_bounds__(kThreads, kResidentBlocks) rotate_heads(const Work work) {
+  const Place place = place_of(work);
+  if (!place.exists) return;
+  if (place.column < work.turning_columns) {
+    turn_heads<Form>(work, place);
+  } else {
+    keep_rest<Form>(work, place);
+  }
+}
+
+}  // namespace rope_ext::cuda
