@@ -8,14 +8,34 @@ import torch
 from torch import Tensor
 
 try:
-    import rope_ext._C  # noqa: F401
+    from rope_ext import _built_for
 except ImportError as error:
-    if error.name != "rope_ext._C":
-        raise
     raise ImportError(
         "rope_ext is not built for this Python: `pip install --no-build-isolation .` builds it "
         "against the torch that is installed"
     ) from error
+
+
+def _refuse_another_torch() -> None:
+    """Name both versions where loading the extension would fail on a missing symbol, or worse."""
+    torch_minor, built_minor = (
+        version.split(".")[:2] for version in (torch.__version__, _built_for.TORCH)
+    )
+    if torch_minor != built_minor:
+        raise ImportError(
+            f"rope_ext must run with the minor version of torch that it was built for "
+            f"({_built_for.TORCH}), got torch {torch.__version__}: rebuild it with "
+            "`pip install --no-build-isolation --force-reinstall --no-deps`"
+        )
+    if _built_for.CUDA is not None and torch.version.cuda is None:
+        raise ImportError(
+            f"rope_ext was built with CUDA {_built_for.CUDA} and must run with a CUDA build of "
+            f"torch, got torch {torch.__version__}: rebuild it, or install that torch"
+        )
+
+
+_refuse_another_torch()
+import rope_ext._C  # noqa: E402, F401
 
 __all__ = ["apply", "rotate"]
 
