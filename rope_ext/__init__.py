@@ -6,9 +6,17 @@ tensor; :func:`apply_`, :func:`rotate` and :class:`RotaryEmbedding` are their co
 
 from importlib.metadata import version
 
-from rope_ext import frequencies, reference
+from rope_ext import frequencies, positions, reference, scaling
 from rope_ext.functional import apply_, rotate
 from rope_ext.modules import RotaryEmbedding
 
 __version__ = version("rope_ext")
-__all__ = ["RotaryEmbedding", "apply_", "frequencies", "reference", "rotate"]
+__all__ = [
+    "RotaryEmbedding",
+    "apply_",
+    "frequencies",
+    "positions",
+    "reference",
+    "rotate",
+    "scaling",
+]

@@ -35,7 +35,10 @@ IMPORTS = {
     "functional": {"ops"},
     "modules": {"frequencies", "ops", "functional"},
     "integrations": {"frequencies", "ops", "functional", "modules", "integrations"},
-    "__init__": {"_C", "frequencies", "reference", "ops", "functional", "modules"},
+    "__init__": {
+        *("_C", "frequencies", "positions", "reference", "scaling"),
+        *("ops", "functional", "modules"),
+    },
 }
 TORCH_ONLY = {"_built_for", "frequencies", "positions", "reference", "scaling"}
 
