@@ -84,11 +84,46 @@ ROPE_INLINE void words_of(const Pair<Floats> (&pairs)[n], __m256i (&words)[n]) {
   }
 }
 
+// Products of four turns and one position, modulo 2^64, from 32-bit ones.
+ROPE_INLINE __m256i multiply_turns(const Turns* turns, __m256i position) {
+  const __m256i t = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(turns));
+  const __m256i cross = _mm256_add_epi64(_mm256_mul_epu32(_mm256_srli_epi64(t, 32), position),
+                                         _mm256_mul_epu32(t, _mm256_srli_epi64(position, 32)));
+  return _mm256_add_epi64(_mm256_mul_epu32(t, position), _mm256_slli_epi64(cross, 32));
+}
+
 struct Avx2 {
   template <class C>
   using Vector = std::conditional_t<std::is_same_v<C, double>, Doubles, Floats>;
   template <class T>
   static constexpr bool takes_pairs_apart = std::is_same_v<T, bfloat16>;
+  template <class C>
+  static constexpr bool makes_angles = std::is_same_v<C, float>;
+
+  static ROPE_INLINE Pair<Floats> cos_sin(const TurnsRow& row, int64_t pair) {
+    __m256i first = _mm256_setzero_si256(), second = first;
+    for (int64_t a = 0; a < row.axes; ++a) {
+      const Turns* const turns = row.turns + a * row.axis_stride + pair;
+      const __m256i position = _mm256_set1_epi64x(row.positions[a]);
+      first = _mm256_add_epi64(first, multiply_turns(turns, position));
+      second = _mm256_add_epi64(second, multiply_turns(turns + 4, position));
+    }
+    const __m256 upper =
+        _mm256_shuffle_ps(_mm256_castsi256_ps(first), _mm256_castsi256_ps(second), 0b11011101);
+    const __m256i high = _mm256_permute4x64_epi64(_mm256_castps_si256(upper), 0b11011000);
+    const __m256i quarter = _mm256_srli_epi32(_mm256_add_epi32(high, _mm256_set1_epi32(0x20000000)), 30);
+    const __m256i rest = _mm256_sub_epi32(high, _mm256_slli_epi32(quarter, 30));
+    const Floats angle = multiply(Floats{_mm256_cvtepi32_ps(rest)}, broadcast(kRadiansOfRest));
+    const Pair<Floats> near = cos_sin_of_eighth(angle, [](float c) { return broadcast(c); });
+
+    const __m256 swapped = _mm256_castsi256_ps(_mm256_slli_epi32(quarter, 31));
+    const auto sign = [](__m256i q) {
+      return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_srli_epi32(q, 1), 31));
+    };
+    return {{_mm256_xor_ps(_mm256_blendv_ps(near.x.value, near.y.value, swapped),
+                           sign(_mm256_add_epi32(quarter, _mm256_set1_epi32(1))))},
+            {_mm256_xor_ps(_mm256_blendv_ps(near.y.value, near.x.value, swapped), sign(quarter))}};
+  }
 
   static ROPE_INLINE Floats broadcast(float value) { return {_mm256_set1_ps(value)}; }
   static ROPE_INLINE Doubles broadcast(double value) { return {_mm256_set1_pd(value)}; }

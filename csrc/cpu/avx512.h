@@ -109,6 +109,32 @@ struct Avx512 {
   using Vector = std::conditional_t<std::is_same_v<C, double>, Doubles, Floats>;
   template <class T>
   static constexpr bool takes_pairs_apart = true;
+  template <class C>
+  static constexpr bool makes_angles = std::is_same_v<C, float>;
+
+  static ROPE_INLINE Pair<Floats> cos_sin(const TurnsRow& row, int64_t pair) {
+    __m512i first = _mm512_setzero_si512(), second = first;
+    for (int64_t a = 0; a < row.axes; ++a) {
+      const Turns* const turns = row.turns + a * row.axis_stride + pair;
+      const __m512i position = _mm512_set1_epi64(row.positions[a]);
+      first = _mm512_add_epi64(first, _mm512_mullo_epi64(_mm512_loadu_si512(turns), position));
+      second = _mm512_add_epi64(second, _mm512_mullo_epi64(_mm512_loadu_si512(turns + 8), position));
+    }
+    const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    const __m512i high = _mm512_permutex2var_epi32(first, odd, second);
+    const __m512i quarter = _mm512_srli_epi32(_mm512_add_epi32(high, _mm512_set1_epi32(0x20000000)), 30);
+    const __m512i rest = _mm512_sub_epi32(high, _mm512_slli_epi32(quarter, 30));
+    const Floats angle = multiply(Floats{_mm512_cvtepi32_ps(rest)}, broadcast(kRadiansOfRest));
+    const Pair<Floats> near = cos_sin_of_eighth(angle, [](float c) { return broadcast(c); });
+
+    const __mmask16 swapped = _mm512_test_epi32_mask(quarter, _mm512_set1_epi32(1));
+    const auto sign = [](__m512i q) {
+      return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_srli_epi32(q, 1), 31));
+    };
+    return {{_mm512_xor_ps(_mm512_mask_blend_ps(swapped, near.x.value, near.y.value),
+                           sign(_mm512_add_epi32(quarter, _mm512_set1_epi32(1))))},
+            {_mm512_xor_ps(_mm512_mask_blend_ps(swapped, near.y.value, near.x.value), sign(quarter))}};
+  }
 
   static ROPE_INLINE Floats broadcast(float value) { return {_mm512_set1_ps(value)}; }
   static ROPE_INLINE Doubles broadcast(double value) { return {_mm512_set1_pd(value)}; }

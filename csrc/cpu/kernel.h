@@ -4,6 +4,7 @@
 //   Vector<C> with `lanes`; load and store of a vector, and of its first n lanes;
 //   load_two and store_twos: two vectors of T at once, in whatever order comes cheapest, and
 //   load_two_angles<T>: two vectors of C in the same order;
+//   where makes_angles<C>: cos_sin of a row of turns, one vector of pairs from the i-th on;
 //   for interleaved pairs where takes_pairs_apart<T>, load_pairs and store_many_pairs, and load_pairs and
 //   store_pairs of the first n; otherwise doubled and doubled_with_signs: a vector of angles as two,
 //   every lane twice.
@@ -222,10 +223,29 @@ struct Kernel {
     });
   }
 
+  static ROPE_NOINLINE void cos_sin_row(TurnsRow row, C scale, C* cos, C* sin) {
+    if constexpr (Isa::template makes_angles<C>) {
+      for (int64_t i = 0; i < row.pairs; i += V::lanes) {
+        const Pair<V> pair = Isa::cos_sin(row, i);
+        Isa::store(cos + i, multiply(pair.x, Isa::broadcast(scale)));
+        Isa::store(sin + i, multiply(pair.y, Isa::broadcast(scale)));
+      }
+    } else {
+      for (int64_t i = 0; i < row.pairs; ++i) {
+        Turns turns = 0;
+        for (int64_t a = 0; a < row.axes; ++a)
+          turns += row.turns[a * row.axis_stride + i] * static_cast<Turns>(row.positions[a]);
+        const Pair<C> pair = cos_sin(turns, C{});
+        cos[i] = multiply(pair.x, scale);
+        sin[i] = multiply(pair.y, scale);
+      }
+    }
+  }
+
   static constexpr KernelsOf<T> functions() {
     using Interleaved = std::conditional_t<Isa::template takes_pairs_apart<T>, InterleavedApart<Isa, T>,
                                            InterleavedTogether<Isa, T>>;
-    return {rotate_rows<HalfSplit<Isa, T>>, rotate_rows<Interleaved>, rotate_strided, fill};
+    return {rotate_rows<HalfSplit<Isa, T>>, rotate_rows<Interleaved>, rotate_strided, fill, cos_sin_row};
   }
 
  private:

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "../core/angle.h"
 #include "../core/element.h"
 
 namespace rope_ext::cpu {
@@ -44,6 +45,17 @@ struct TableRow {
   int64_t pairs;
 };
 
+// The turns of one token: for each pair the sum over axes of a position times what one unit turns.
+struct TurnsRow {
+  const Turns* turns;  // of axis 0; there is room for kRoom pairs behind the last axis
+  int64_t axis_stride, axes;
+  const int64_t* positions;  // of each axis
+  int64_t pairs;
+};
+
+// Rows of angles are made in whole vectors: what is read and written of them has room for so many pairs more.
+inline constexpr int64_t kRoom = 16;
+
 template <class T>
 struct KernelsOf {
   using C = Compute<T>;
@@ -51,6 +63,7 @@ struct KernelsOf {
   void (*interleaved)(Rows<T>, AngleRows<C>);
   void (*strided)(Rows<T>, AngleRows<C>, int64_t pair_step);
   void (*fill)(TableRow, C* cos, C* sin);
+  void (*cos_sin)(TurnsRow, C scale, C* cos, C* sin);
 };
 
 // What one instruction set offers.

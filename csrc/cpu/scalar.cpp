@@ -27,6 +27,8 @@ struct ScalarIsa {
   using Vector = Scalar<C>;
   template <class T>
   static constexpr bool takes_pairs_apart = true;
+  template <class C>
+  static constexpr bool makes_angles = false;
 
   template <class C>
   static ROPE_INLINE Scalar<C> broadcast(C value) {

@@ -4,17 +4,9 @@
 
 #include <cstdint>
 
-#include "../core/rotate.h"
+#include "../core/wide.h"
 
 namespace rope_ext::cuda {
-
-ROPE_INLINE uint64_t high_half_of_product(uint64_t a, uint64_t b) {
-#if defined(__CUDA_ARCH__)
-  return __umul64hi(a, b);
-#else
-  return static_cast<uint64_t>(static_cast<unsigned __int128>(a) * b >> 64);
-#endif
-}
 
 // With 2^shift the first power of two that is not below the divisor, 2^64 + multiplier is 2^(64 + shift) /
 // divisor, rounded up: exact for every number below 2^63 (Granlund and Montgomery, 1994).
