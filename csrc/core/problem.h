@@ -31,10 +31,25 @@ struct Table {
 };
 
 struct Positions {
-  const void* data;  // null: token t takes row t
-  bool wide;         // int64, otherwise int32
+  const void* data;  // null: the index of the token, on every axis
+  bool wide;         // int64 or float64, otherwise of 32 bits
   int64_t batch[kBatchDims];
   int64_t token;
+  int64_t axis = 0;
+  bool floating = false;
+};
+
+// Of positions and frequencies.
+inline constexpr int64_t kMaxAxes = 64;
+
+// What a unit of position turns a pair by, in place of tables.
+struct Frequencies {
+  const void* data = nullptr;  // null: there are tables
+  bool fixed = false;          // turns, 2^64 to one; otherwise radians, of `element`
+  Element element = Element::float64;
+  int64_t axes = 1;
+  int64_t axis = 0, head = 0, pair = 1;  // strides
+  double scale = 1;
 };
 
 struct Angles {
@@ -43,6 +58,7 @@ struct Angles {
   int64_t rows;
   Positions positions;
   bool inverse;  // the sign of every sine
+  Frequencies frequencies = {};
 };
 
 struct Problem {

@@ -2,28 +2,17 @@
 
 #include <algorithm>
 #include <cstring>
-#include <type_traits>
 
+#include "angles.h"
 #include "capability.h"
 #include "kernels.h"
 
 namespace rope_ext::cpu {
 namespace {
 
-// Tokens that are rotated at a stretch, query before key: their angles stay in a second-level cache, and
-// longer stretches are longer runs of memory (BHSD prefill, float32: 32 tokens 0.70, 128 0.88, 512 1.00 of
-// the ceiling).
-constexpr int64_t kStretch = 512;
-// Where angles are converted first, they stand on a thread's stack, and the stretch is what fits.
-constexpr int64_t kScratchBytes = 64 * 1024;
 // Heads that share the angles of a token where tokens lie closer than heads: so many streams of memory
 // (1: 0.48, 2: 0.76, 4: 0.89, 8: 0.95 of the ceiling).
 constexpr int64_t kHeadsTogether = 8;
-
-// Of tokens, heads or pairs.
-struct Range {
-  int64_t first, count;
-};
 
 // Calls body with parts of a range, each of `size` or less.
 template <class Body>
@@ -34,7 +23,8 @@ void for_parts(Range range, int64_t size, Body body) {
 
 // One leading index of a problem: what its strides add to every tensor.
 struct Batch {
-  int64_t from[2], to[2], cos, sin, positions;
+  int64_t from[2], to[2];
+  AngleOffsets angles;
 };
 
 int64_t dot(const int64_t* index, const int64_t* strides, int dims) {
@@ -53,19 +43,9 @@ Batch batch_at(const Problem& problem, int64_t flat) {
     batch.from[v] = offset(problem.view[v].from.batch);
     batch.to[v] = offset(problem.view[v].to.batch);
   }
-  batch.cos = offset(problem.angles.cos.strides.batch);
-  batch.sin = offset(problem.angles.sin.strides.batch);
-  batch.positions = offset(problem.angles.positions.batch);
+  batch.angles = {offset(problem.angles.cos.strides.batch), offset(problem.angles.sin.strides.batch),
+                  offset(problem.angles.positions.batch)};
   return batch;
-}
-
-int64_t position(const Positions& positions, int64_t offset) {
-  return positions.wide ? static_cast<const int64_t*>(positions.data)[offset]
-                        : static_cast<const int32_t*>(positions.data)[offset];
-}
-
-const void* advance(const void* data, Element element, int64_t offset) {
-  return static_cast<const char*>(data) + offset * bytes_of(element);
 }
 
 // Rotates the tokens of one batch. T is the storage type of query and key.
@@ -75,14 +55,15 @@ class Walk {
   using C = Compute<T>;
 
   Walk(const Problem& problem, const Batch& batch)
-      : problem_(problem), angles_(problem.angles), kernels_(kernels().of<T>()), batch_(batch) {}
+      : problem_(problem),
+        batch_(batch),
+        kernels_(kernels().of<T>()),
+        angles_(problem.angles, batch.angles, kernels_) {}
 
   void run(Range tokens) {
     const Range all{0, problem_.pairs};
-    const int64_t row_bytes = 2 * std::clamp<int64_t>(all.count, 1, kMaxPairs) * int64_t(sizeof(C));
-    const bool as_it_is = readable() && !angles_.positions.data;
-    for_parts(tokens, as_it_is ? kStretch : kScratchBytes / row_bytes, [&](Range some) {
-      for_parts(all, kMaxPairs, [&](Range pairs) { rotate(some, pairs); });
+    for_parts(tokens, angles_.tokens_together(all.count), [&](Range some) {
+      for_parts(all, angles_.pairs_together(), [&](Range pairs) { rotate(some, pairs); });
       for (int v = 0; v < problem_.views; ++v) {
         if (problem_.view[v].source != problem_.view[v].target) keep_rest(v, some);
       }
@@ -91,65 +72,19 @@ class Walk {
 
  private:
   void rotate(Range tokens, Range pairs) {
-    if (angles_.cos.strides.head != 0 || angles_.sin.strides.head != 0) {
+    if (angles_.differ_by_head()) {
       for (int64_t head = 0; head < problem_.view[0].heads; ++head) {
-        const AngleRows<C> rows = rows_of(tokens, head, pairs);
+        const AngleRows<C> rows = angles_.rows(tokens, head, pairs);
         for (int v = 0; v < problem_.views; ++v) rotate(v, tokens, {head, 1}, pairs, rows);
       }
       return;
     }
-    const AngleRows<C> rows = rows_of(tokens, 0, pairs);
+    const AngleRows<C> rows = angles_.rows(tokens, 0, pairs);
     for (int v = 0; v < problem_.views; ++v) {
       const View& view = problem_.view[v];
       const int64_t together = view.to.token < view.to.head ? kHeadsTogether : view.heads;
       for_parts({0, view.heads}, together, [&](Range heads) { rotate(v, tokens, heads, pairs, rows); });
     }
-  }
-
-  // Whether the table holds what the kernel reads.
-  bool readable() const {
-    const Strides &cos = angles_.cos.strides, &sin = angles_.sin.strides;
-    const Element wanted = std::is_same_v<C, double> ? Element::float64 : Element::float32;
-    return angles_.element == wanted && cos.element == 1 && sin.element == 1 && cos.token == sin.token;
-  }
-
-  // The table itself, or a copy of these rows that the kernel can read.
-  AngleRows<C> rows_of(Range tokens, int64_t head, Range pairs) {
-    const Strides &cos = angles_.cos.strides, &sin = angles_.sin.strides;
-    const C sign = angles_.inverse ? C(-1) : C(1);
-    const int64_t first = row_of(tokens.first);
-    if (readable() && consecutive(tokens, first)) {
-      return {static_cast<const C*>(start(angles_.cos, batch_.cos, first, head, pairs)),
-              static_cast<const C*>(start(angles_.sin, batch_.sin, first, head, pairs)), cos.token, sign};
-    }
-    C* const sines = scratch_ + tokens.count * pairs.count;
-    for (int64_t t = 0; t < tokens.count; ++t) {
-      const int64_t row = row_of(tokens.first + t);
-      kernels_.fill(
-          {start(angles_.cos, batch_.cos, row, head, pairs), start(angles_.sin, batch_.sin, row, head, pairs),
-           cos.element, sin.element, angles_.element, pairs.count},
-          scratch_ + t * pairs.count, sines + t * pairs.count);
-    }
-    return {scratch_, sines, pairs.count, sign};
-  }
-
-  int64_t row_of(int64_t token) const {
-    const Positions& positions = angles_.positions;
-    return positions.data ? position(positions, batch_.positions + token * positions.token) : token;
-  }
-
-  bool consecutive(Range tokens, int64_t row) const {
-    if (!angles_.positions.data) return true;
-    for (int64_t t = 1; t < tokens.count; ++t) {
-      if (row_of(tokens.first + t) != row + t) return false;
-    }
-    return true;
-  }
-
-  const void* start(const Table& table, int64_t batch, int64_t row, int64_t head, Range pairs) const {
-    const Strides& strides = table.strides;
-    return advance(table.data, angles_.element,
-                   batch + row * strides.token + head * strides.head + pairs.first * strides.element);
   }
 
   void rotate(int v, Range tokens, Range heads, Range pairs, AngleRows<C> angles) {
@@ -208,19 +143,18 @@ class Walk {
   }
 
   const Problem& problem_;
-  const Angles& angles_;
-  const KernelsOf<T>& kernels_;
   const Batch& batch_;
-  alignas(64) C scratch_[kScratchBytes / sizeof(C)];
+  const KernelsOf<T>& kernels_;
+  RowsOfAngles<T> angles_;
 };
 
 }  // namespace
 
 std::optional<int64_t> position_out_of_range(const Problem& problem) {
   const Angles& angles = problem.angles;
-  if (!angles.positions.data) return std::nullopt;
+  if (!angles.positions.data || angles.frequencies.data) return std::nullopt;
   for (int64_t b = 0; b < problem.batches; ++b) {
-    const int64_t start = batch_at(problem, b).positions;
+    const int64_t start = batch_at(problem, b).angles.positions;
     for (int64_t t = 0; t < problem.tokens; ++t) {
       const int64_t value = position(angles.positions, start + t * angles.positions.token);
       if (value < 0 || value >= angles.rows) return value;

@@ -12,8 +12,10 @@
 // A position is checked in every build.
 #undef NDEBUG
 #include <cassert>
+#include <cmath>
 #include <type_traits>
 
+#include "../core/angle.h"
 #include "../core/problem.h"
 #include "../core/rotate.h"
 #include "divisor.h"
@@ -33,6 +35,9 @@ inline constexpr int kResidentBlocks = 4;
 inline constexpr int kAccessBytes = 16;
 // That a thread reads of each table: more would not fit into registers beside its pairs.
 inline constexpr int kTableBytes = 32;
+
+// Radians become turns by long products: more pairs of them would not fit either.
+inline constexpr int kRadianPairs = 2;
 
 template <class T, int count>
 struct alignas(count * sizeof(T)) Chunk {
@@ -109,6 +114,7 @@ struct Work {
   // A column is one thread's part of a head: first those that turn, then those that are only copied.
   int64_t turning_columns, columns;
   int64_t pair_step, y_distance;  // in elements, from pair to pair and from x to y
+  float scale;                    // of the frequencies, for float
 };
 
 // What a thread does: one column of one token, in some heads of query or key.
@@ -138,9 +144,9 @@ ROPE_INLINE Place place_of(const Work& work) {
   return place;
 }
 
-// A token of one batch: its row of angles and what it adds to each address, in elements.
+// A token of one batch: its index, and what it adds to each address, in elements.
 struct Token {
-  int64_t row, cos, sin, from, to;
+  int64_t index, cos, sin, positions, from, to;
 };
 
 ROPE_INLINE int64_t position_at(const Positions& positions, int64_t offset) {
@@ -154,9 +160,12 @@ ROPE_INLINE Token token_at(const Work& work, const Place& place) {
   const Angles& angles = problem.angles;
   int64_t index = place.token;
   int64_t batch = work.tokens_of_batch.divide(index);
-  Token token{index, 0, 0, index * place.of(query.from.token, key.from.token),
-              index * place.of(query.to.token, key.to.token)};
-  int64_t position = index * angles.positions.token;
+  Token token{.index = index,
+              .cos = 0,
+              .sin = 0,
+              .positions = index * angles.positions.token,
+              .from = index * place.of(query.from.token, key.from.token),
+              .to = index * place.of(query.to.token, key.to.token)};
 #pragma unroll
   for (int d = kBatchDims; d-- > 0;) {
     if (d >= problem.batch_dims) continue;
@@ -164,11 +173,10 @@ ROPE_INLINE Token token_at(const Work& work, const Place& place) {
     batch = work.batch_sizes[d].divide(own);
     token.cos += own * angles.cos.strides.batch[d];
     token.sin += own * angles.sin.strides.batch[d];
+    token.positions += own * angles.positions.batch[d];
     token.from += own * place.of(query.from.batch[d], key.from.batch[d]);
     token.to += own * place.of(query.to.batch[d], key.to.batch[d]);
-    position += own * angles.positions.batch[d];
   }
-  if (angles.positions.data) token.row = position_at(angles.positions, position);
   return token;
 }
 
@@ -179,6 +187,7 @@ struct Turn {
 
 ROPE_INLINE double converted(double angle, double) { return angle; }
 ROPE_INLINE float converted(double angle, float) { return narrow(angle); }
+ROPE_INLINE Turns converted(Turns turns, Turns) { return turns; }
 template <class E, class C>
 ROPE_INLINE C converted(E angle, C) {
   return to_compute(angle);
@@ -197,27 +206,144 @@ ROPE_INLINE void read(const void* table, int64_t offset, C (&angles)[pairs]) {
   }
 }
 
+// Where angles come from: made of a work, a place and a token, it gives the turn of the thread's pairs. What
+// it does when it is made comes before the first heads are loaded, what `turn` does behind.
+
+// A row of each table. A position is checked before anything else happens.
 template <class Form>
-ROPE_INLINE Turn<Form> turn_of(const Angles& angles, const Token& token) {
-  using T = typename Form::T;
-  const int64_t cos = token.cos + token.row * angles.cos.strides.token;
-  const int64_t sin = token.sin + token.row * angles.sin.strides.token;
-  Turn<Form> turn;
-  const auto read_both = [&](auto element) {
-    read<decltype(element)>(angles.cos.data, cos, turn.cos);
-    read<decltype(element)>(angles.sin.data, sin, turn.sin);
-  };
-  if (angles.element == Element::float64) {
-    if constexpr (Form::pairs * int(sizeof(double)) <= kTableBytes) read_both(double{});
-  } else if (sizeof(T) >= 4 || angles.element == Element::float32) {
-    read_both(float{});
-  } else {
-    read_both(T{});
+class FromTables {
+ public:
+  ROPE_INLINE FromTables(const Work& work, const Place& place, const Token& token)
+      : angles_(work.problem.angles) {
+    const Positions& positions = angles_.positions;
+    const int64_t row = positions.data ? position_at(positions, token.positions) : token.index;
+    assert(0 <= row && row < angles_.rows);
+    const auto offset = [&](const Strides& strides, int64_t batch) {
+      return batch + row * strides.token + place.head * strides.head +
+             place.column * Form::pairs * strides.element;
+    };
+    cos_ = offset(angles_.cos.strides, token.cos);
+    sin_ = offset(angles_.sin.strides, token.sin);
   }
+
+  ROPE_INLINE Turn<Form> turn() const {
+    using T = typename Form::T;
+    Turn<Form> by;
+    const auto read_both = [&](auto element) {
+      read<decltype(element)>(angles_.cos.data, cos_, by.cos);
+      read<decltype(element)>(angles_.sin.data, sin_, by.sin);
+    };
+    if (angles_.element == Element::float64) {
+      if constexpr (Form::pairs * int(sizeof(double)) <= kTableBytes) read_both(double{});
+    } else if (sizeof(T) >= 4 || angles_.element == Element::float32) {
+      read_both(float{});
+    } else {
+      read_both(T{});
+    }
+    return by;
+  }
+
+ private:
+  const Angles& angles_;
+  int64_t cos_, sin_;
+};
+
+template <class Form>
+ROPE_INLINE Turn<Form> turn_by(const Work& work, const Turns (&turns)[Form::pairs]) {
+  using C = Compute<typename Form::T>;
+  C scale;
+  if constexpr (sizeof(C) == sizeof(double)) {
+    scale = work.problem.angles.frequencies.scale;
+  } else {
+    scale = work.scale;
+  }
+  Turn<Form> by;
 #pragma unroll
-  for (int i = 0; i < Form::pairs; ++i) turn.sin[i] = angles.inverse ? -turn.sin[i] : turn.sin[i];
-  return turn;
+  for (int i = 0; i < Form::pairs; ++i) {
+    const Pair<C> pair = cos_sin(turns[i], C{});
+    by.cos[i] = multiply(pair.x, scale);
+    by.sin[i] = multiply(pair.y, scale);
+  }
+  return by;
 }
+
+// Frequencies in turns, at integer positions.
+template <class Form>
+class FromTurns {
+ public:
+  ROPE_INLINE FromTurns(const Work& work, const Place& place, const Token& token) {
+    const Positions& positions = work.problem.angles.positions;
+    const Frequencies& frequencies = work.problem.angles.frequencies;
+    Turns turns[Form::pairs] = {};
+    int64_t unit = place.head * frequencies.head + place.column * Form::pairs * frequencies.pair;
+    int64_t at = token.positions;
+#pragma unroll 1
+    for (int64_t axis = 0; axis < frequencies.axes; ++axis) {
+      const int64_t position = positions.data ? position_at(positions, at) : token.index;
+      Turns of_unit[Form::pairs];
+      read<Turns>(frequencies.data, unit, of_unit);
+#pragma unroll
+      for (int i = 0; i < Form::pairs; ++i) turns[i] += of_unit[i] * static_cast<Turns>(position);
+      unit += frequencies.axis;
+      at += positions.axis;
+    }
+    by_ = turn_by<Form>(work, turns);
+  }
+
+  ROPE_INLINE Turn<Form> turn() const { return by_; }
+
+ private:
+  Turn<Form> by_;
+};
+
+ROPE_INLINE Exact exact_at(const void* data, bool wide, int64_t offset) {
+  return wide ? exact(static_cast<const double*>(data)[offset])
+              : exact(static_cast<const float*>(data)[offset]);
+}
+
+// Frequencies in radians, at integer or floating positions.
+template <class Form>
+class FromRadians {
+ public:
+  ROPE_INLINE FromRadians(const Work& work, const Place& place, const Token& token) {
+    const Positions& positions = work.problem.angles.positions;
+    const Frequencies& frequencies = work.problem.angles.frequencies;
+    Turns turns[Form::pairs];
+    bool finite[Form::pairs];
+#pragma unroll
+    for (int i = 0; i < Form::pairs; ++i) {
+      int64_t unit = place.head * frequencies.head + (place.column * Form::pairs + i) * frequencies.pair;
+      int64_t at = token.positions;
+      turns[i] = 0;
+      finite[i] = true;
+#pragma unroll 1
+      for (int64_t axis = 0; axis < frequencies.axes; ++axis) {
+        const Exact frequency = exact_at(frequencies.data, frequencies.element == Element::float64, unit);
+        finite[i] &= frequency.finite;
+        if (positions.floating) {
+          const Exact position = exact_at(positions.data, positions.wide, at);
+          finite[i] &= position.finite;
+          turns[i] += turns_of(position, frequency);
+        } else {
+          const int64_t position = positions.data ? position_at(positions, at) : token.index;
+          turns[i] += turns_of(frequency) * static_cast<Turns>(position);
+        }
+        unit += frequencies.axis;
+        at += positions.axis;
+      }
+    }
+    by_ = turn_by<Form>(work, turns);
+#pragma unroll
+    for (int i = 0; i < Form::pairs; ++i) {
+      if (!finite[i]) by_.cos[i] = by_.sin[i] = static_cast<Compute<typename Form::T>>(NAN);
+    }
+  }
+
+  ROPE_INLINE Turn<Form> turn() const { return by_; }
+
+ private:
+  Turn<Form> by_;
+};
 
 // A thread's elements: those of its first head, and the way to those of its next.
 template <class T>
@@ -257,18 +383,16 @@ ROPE_INLINE void turn(typename Form::Access (&accesses)[Form::accesses], const T
   memcpy(&accesses, &chunks, sizeof chunks);
 }
 
-template <class Form>
+template <class Form, template <class> class Source>
 ROPE_INLINE void turn_heads(const Work& work, const Place& place) {
   using T = typename Form::T;
   using Access = typename Form::Access;
-  const Angles& angles = work.problem.angles;
-  const int64_t pair = place.column * Form::pairs;
-  Token token = token_at(work, place);
-  token.cos += place.head * angles.cos.strides.head + pair * angles.cos.strides.element;
-  token.sin += place.head * angles.sin.strides.head + pair * angles.sin.strides.element;
+  const Token token = token_at(work, place);
+  const Source<Form> source(work, place, token);
   Elements<T> elements = elements_of<Form>(work, place, token);
-  elements.source += pair * work.pair_step * elements.from_element;
-  elements.target += pair * work.pair_step * elements.to_element;
+  const int64_t first = place.column * Form::pairs * work.pair_step;
+  elements.source += first * elements.from_element;
+  elements.target += first * elements.to_element;
 
   int32_t heads = place.of(work.turning[0].of(place.head), work.turning[1].of(place.head));
   Access accesses[Form::together][Form::accesses];
@@ -277,16 +401,17 @@ ROPE_INLINE void turn_heads(const Work& work, const Place& place) {
     for (int h = 0; h < Form::together; ++h) {
 #pragma unroll
       for (int a = 0; a < Form::accesses; ++a) {
-        const T* const source = elements.source + a * work.y_distance * elements.from_element;
-        if (h < heads) accesses[h][a] = *reinterpret_cast<const Access*>(source);
+        const T* const place = elements.source + a * work.y_distance * elements.from_element;
+        if (h < heads) accesses[h][a] = *reinterpret_cast<const Access*>(place);
       }
       elements.source += elements.from_step;
     }
   };
-  assert(0 <= token.row && token.row < angles.rows);
   if (heads <= 0) return;  // a lane of heads that are only kept has no row in a table of every head
   load();
-  const Turn<Form> by = turn_of<Form>(angles, token);
+  Turn<Form> by = source.turn();
+#pragma unroll
+  for (int i = 0; i < Form::pairs; ++i) by.sin[i] = work.problem.angles.inverse ? -by.sin[i] : by.sin[i];
   for (; heads > 0; load()) {
 #pragma unroll
     for (int h = 0; h < Form::together; ++h) {
@@ -331,12 +456,12 @@ ROPE_INLINE void keep_rest(const Work& work, const Place& place) {
   }
 }
 
-template <class Form>
+template <class Form, template <class> class Source>
 __global__ void __launch_bounds__(kThreads, kResidentBlocks) rotate_heads(const Work work) {
   const Place place = place_of(work);
   if (!place.exists) return;
   if (place.column < work.turning_columns) {
-    turn_heads<Form>(work, place);
+    turn_heads<Form, Source>(work, place);
   } else {
     keep_rest<Form>(work, place);
   }

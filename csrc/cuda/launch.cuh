@@ -35,6 +35,16 @@ class Alignment {
   uint64_t bits_ = 0;
 };
 
+inline bool admits_frequencies(const Problem& problem, int64_t pairs) {
+  const Frequencies& frequencies = problem.angles.frequencies;
+  if (!frequencies.fixed) return pairs <= kRadianPairs;
+  Alignment turns;
+  turns.add(frequencies.data);
+  turns.add(frequencies.axis, sizeof(Turns));
+  turns.add(frequencies.head, sizeof(Turns));
+  return frequencies.pair == 1 && turns.admits(kAccessBytes);
+}
+
 // Whether accesses of `width` bytes reach every pair: of queries and keys, and of tables in the steps that
 // belong to them.
 inline bool admits(const Problem& problem, int64_t width, int64_t element_bytes) {
@@ -57,8 +67,9 @@ inline bool admits(const Problem& problem, int64_t width, int64_t element_bytes)
   if (!alignment.admits(width)) return false;
 
   const Angles& angles = problem.angles;
-  const int64_t table_bytes = bytes_of(angles.element);
   const int64_t pairs = width / element_bytes / (problem.interleaved ? 2 : 1);
+  if (angles.frequencies.data) return admits_frequencies(problem, pairs);
+  const int64_t table_bytes = bytes_of(angles.element);
   if (pairs * table_bytes > kTableBytes) return false;
   Alignment tables;
   for (const Table* table : {&angles.cos, &angles.sin}) {
@@ -79,7 +90,8 @@ Work work_of(const Problem& problem) {
             .tokens = problem.batches * problem.tokens,
             .turning_columns = problem.pairs / Form::pairs,
             .pair_step = problem.interleaved ? 2 : 1,
-            .y_distance = problem.interleaved ? 1 : problem.pairs};
+            .y_distance = problem.interleaved ? 1 : problem.pairs,
+            .scale = static_cast<float>(problem.angles.frequencies.scale)};
   for (int d = 0; d < problem.batch_dims; ++d) work.batch_sizes[d] = Divisor(problem.batch_sizes[d]);
   const int64_t rest = problem.head_dim - (query.kept_heads > 0 ? 0 : 2 * problem.pairs);
   work.columns = work.turning_columns + (copies ? divide_up(rest, Form::elements * Form::accesses) : 0);
@@ -99,7 +111,8 @@ inline void share_heads(Work& work, int64_t together, int multiprocessors) {
   const int64_t heads = moving[0] + moving[1];
 
   int64_t heads_of_lane = 1;
-  const bool row_serves_all_heads = angles.cos.strides.head == 0 && angles.sin.strides.head == 0;
+  const bool row_serves_all_heads =
+      angles.cos.strides.head == 0 && angles.sin.strides.head == 0 && angles.frequencies.head == 0;
   if (row_serves_all_heads && heads > 0) {
     const int64_t columns = std::min<int64_t>(work.columns, kThreads);
     const int64_t warp = work.tokens_are_neighbours ? 1 : divide_up(kWarp, columns);
@@ -148,7 +161,7 @@ inline Shape shape_of(const Work& work, int multiprocessors) {
               divide_up(work.columns, columns))};
 }
 
-template <class Form>
+template <class Form, template <class> class Source>
 cudaError_t launch(const Problem& problem, Queue queue) {
   Work work = work_of<Form>(problem);
   if (work.columns == 0) return cudaSuccess;
@@ -164,8 +177,17 @@ cudaError_t launch(const Problem& problem, Queue queue) {
   // More than once only beyond 2^31 blocks.
   for (; error == cudaSuccess && work.first_token < work.tokens;
        work.first_token += shape.grid.x * tokens_of_block)
-    error = cudaLaunchKernelEx(&config, rotate_heads<Form>, work);
+    error = cudaLaunchKernelEx(&config, rotate_heads<Form, Source>, work);
   return error;
+}
+
+template <class Form>
+cudaError_t launch_from_source(const Problem& problem, Queue queue) {
+  const Frequencies& frequencies = problem.angles.frequencies;
+  if (!frequencies.data) return launch<Form, FromTables>(problem, queue);
+  if (frequencies.fixed) return launch<Form, FromTurns>(problem, queue);
+  if constexpr (Form::pairs <= kRadianPairs) return launch<Form, FromRadians>(problem, queue);
+  return cudaErrorInvalidValue;
 }
 
 // The widest access that fits.
@@ -173,11 +195,11 @@ template <class T, int width>
 cudaError_t launch_widest(const Problem& problem, Queue queue) {
   constexpr int elements = width / int(sizeof(T));
   if constexpr (elements < 2) {
-    return launch<Apart<T, 1>>(problem, queue);
+    return launch_from_source<Apart<T, 1>>(problem, queue);
   } else {
     if (!admits(problem, width, sizeof(T))) return launch_widest<T, width / 2>(problem, queue);
-    return problem.interleaved ? launch<Together<T, elements / 2>>(problem, queue)
-                               : launch<Apart<T, elements>>(problem, queue);
+    return problem.interleaved ? launch_from_source<Together<T, elements / 2>>(problem, queue)
+                               : launch_from_source<Apart<T, elements>>(problem, queue);
   }
 }
 

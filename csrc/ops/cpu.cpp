@@ -1,6 +1,5 @@
 // The CPU key.
 #include <ATen/Parallel.h>
-#include <torch/library.h>
 
 #include "../cpu/launch.h"
 #include "on_device.h"
@@ -11,7 +10,8 @@ namespace {
 // Elements that are worth a thread.
 constexpr int64_t kGrain = 65536;
 
-void run(const Problem& problem, const Call&) {
+void run(const Call& call, const Tensor* target) {
+  const Problem problem = describe(call, target);
   const std::optional<int64_t> bad = cpu::position_out_of_range(problem);
   TORCH_CHECK_INDEX(!bad, "positions must not be negative and be below ", problem.angles.rows,
                     " (the table's rows), got ", *bad);
@@ -26,7 +26,4 @@ void run(const Problem& problem, const Call&) {
 }  // namespace
 }  // namespace rope_ext::ops
 
-TORCH_LIBRARY_IMPL(rope, CPU, m) {
-  m.impl("apply", rope_ext::ops::apply_with<rope_ext::ops::run>);
-  m.impl("rotate", rope_ext::ops::rotate_with<rope_ext::ops::run>);
-}
+TORCH_LIBRARY_IMPL(rope, CPU, m) { rope_ext::ops::OnDevice<rope_ext::ops::run>::implement(m); }

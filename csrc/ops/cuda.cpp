@@ -3,7 +3,6 @@
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
-#include <torch/library.h>
 
 #include <vector>
 
@@ -24,7 +23,8 @@ int multiprocessors(c10::DeviceIndex device) {
   return of_device.at(device);
 }
 
-void run(const Problem& problem, const Call& call) {
+void run(const Call& call, const Tensor* target) {
+  const Problem problem = describe(call, target);
   const c10::DeviceIndex device = call.query.device().index();
   const c10::cuda::CUDAGuard guard(device);
   const cudaError_t error =
@@ -32,15 +32,13 @@ void run(const Problem& problem, const Call& call) {
   if (error == cudaSuccess) return;
   (void)cudaGetLastError();  // reported here, not again by the next call
   TORCH_CHECK(false, "the rotation of ", call.query_name, " ", call.query.sizes(),
-              call.key ? c10::str(" and key ", call.key->sizes()) : "", " by cos ", call.cos.sizes(),
-              " must start on ", call.query.device(), ", got ", cudaGetErrorName(error), ": ",
-              cudaGetErrorString(error));
+              call.key ? c10::str(" and key ", call.key->sizes()) : "", " by ",
+              call.frequencies ? "frequencies " : "cos ",
+              (call.frequencies ? call.frequencies : call.cos)->sizes(), " must start on ",
+              call.query.device(), ", got ", cudaGetErrorName(error), ": ", cudaGetErrorString(error));
 }
 
 }  // namespace
 }  // namespace rope_ext::ops
 
-TORCH_LIBRARY_IMPL(rope, CUDA, m) {
-  m.impl("apply", rope_ext::ops::apply_with<rope_ext::ops::run>);
-  m.impl("rotate", rope_ext::ops::rotate_with<rope_ext::ops::run>);
-}
+TORCH_LIBRARY_IMPL(rope, CUDA, m) { rope_ext::ops::OnDevice<rope_ext::ops::run>::implement(m); }

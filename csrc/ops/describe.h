@@ -10,15 +10,34 @@ namespace rope_ext::ops {
 struct Call {
   const Tensor& query;
   const Tensor* key;  // null: query alone
-  const Tensor& cos;
-  const Tensor& sin;
+  const Tensor* cos;  // null: angles are made from frequencies
+  const Tensor* sin;
+  const Tensor* frequencies;  // null: they are read from tables
+  double scale;
   const Tensor* positions;  // null: the token's own index
-  int64_t seq_dim;
-  OptionalInt head_dim, num_heads;
-  int64_t start;
-  bool interleaved, inverse;
+  Flags flags;
   const char* query_name = "query";  // as the user calls it: `x` for rotate
 
+  Call(const FromTables& from, const Tensor& query, const OptionalTensor& key, const Flags& flags)
+      : query(query),
+        key(given(key)),
+        cos(&from.cos),
+        sin(&from.sin),
+        frequencies(nullptr),
+        scale(1),
+        positions(given(from.positions)),
+        flags(flags) {}
+  Call(const FromFrequencies& from, const Tensor& query, const OptionalTensor& key, const Flags& flags)
+      : query(query),
+        key(given(key)),
+        cos(nullptr),
+        sin(nullptr),
+        frequencies(&from.frequencies),
+        scale(from.scale),
+        positions(given(from.positions)),
+        flags(flags) {}
+
+ private:
   static const Tensor* given(const OptionalTensor& tensor) {
     return tensor && tensor->defined() ? &*tensor : nullptr;
   }
@@ -29,6 +48,6 @@ void check_symbolic(const Call& call);
 
 // All rules, and the problem that remains. `target` is null in place; out of place it is the result,
 // sized like the query.
-Problem describe(const Call& call, const Tensor* target = nullptr);
+Problem describe(const Call& call, const Tensor* target);
 
 }  // namespace rope_ext::ops

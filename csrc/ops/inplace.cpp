@@ -16,21 +16,38 @@ void check_writable(const Tensor& tensor) {
       "versions, got one: rotate a clone, or call rope::rotate");
 }
 
-void apply(c10::DispatchKeySet keys, const Tensor& query, const OptionalTensor& key, const Tensor& cos,
-           const Tensor& sin, const OptionalTensor& positions, int64_t seq_dim, OptionalInt head_dim,
-           OptionalInt num_heads, int64_t start, bool interleaved, bool inverse) {
+template <class Source>
+void apply_and_count(c10::DispatchKeySet keys, const Source& source, const Tensor& query,
+                     const OptionalTensor& key, const Flags& flags) {
   check_writable(query);
   if (key) check_writable(*key);
   {
     at::AutoDispatchBelowADInplaceOrView guard;
-    apply_operator().redispatch(keys & c10::after_ADInplaceOrView_keyset, query, key, cos, sin, positions,
-                                seq_dim, head_dim, num_heads, start, interleaved, inverse);
+    apply_below(keys & c10::after_ADInplaceOrView_keyset, source, query, key, flags);
   }
   torch::autograd::increment_version(query);
   if (key) torch::autograd::increment_version(*key);
 }
 
+void apply_tables(c10::DispatchKeySet keys, const Tensor& query, const OptionalTensor& key, const Tensor& cos,
+                  const Tensor& sin, const OptionalTensor& positions, int64_t seq_dim, OptionalInt head_dim,
+                  OptionalInt num_heads, int64_t start, bool interleaved, bool inverse) {
+  apply_and_count(keys, FromTables{cos, sin, positions}, query, key,
+                  {seq_dim, head_dim, num_heads, start, interleaved, inverse});
+}
+
+void apply_frequencies(c10::DispatchKeySet keys, const Tensor& query, const OptionalTensor& key,
+                       const OptionalTensor& positions, const Tensor& frequencies, double scale,
+                       int64_t seq_dim, OptionalInt head_dim, OptionalInt num_heads, int64_t start,
+                       bool interleaved, bool inverse) {
+  apply_and_count(keys, FromFrequencies{positions, frequencies, scale}, query, key,
+                  {seq_dim, head_dim, num_heads, start, interleaved, inverse});
+}
+
 }  // namespace
 }  // namespace rope_ext::ops
 
-TORCH_LIBRARY_IMPL(rope, ADInplaceOrView, m) { m.impl("apply", rope_ext::ops::apply); }
+TORCH_LIBRARY_IMPL(rope, ADInplaceOrView, m) {
+  m.impl("apply", rope_ext::ops::apply_tables);
+  m.impl("apply_frequencies", rope_ext::ops::apply_frequencies);
+}

@@ -1,12 +1,10 @@
 // The CUDA key of a build without CUDA.
-#include <torch/library.h>
-
 #include "on_device.h"
 
 namespace rope_ext::ops {
 namespace {
 
-void run(const Problem&, const Call& call) {
+void run(const Call& call, const Tensor*) {
   TORCH_CHECK_NOT_IMPLEMENTED(
       false, call.query_name, " must be on a CPU: this rope_ext was built without CUDA, got ",
       call.query.device(),
@@ -17,7 +15,4 @@ void run(const Problem&, const Call& call) {
 }  // namespace
 }  // namespace rope_ext::ops
 
-TORCH_LIBRARY_IMPL(rope, CUDA, m) {
-  m.impl("apply", rope_ext::ops::apply_with<rope_ext::ops::run>);
-  m.impl("rotate", rope_ext::ops::rotate_with<rope_ext::ops::run>);
-}
+TORCH_LIBRARY_IMPL(rope, CUDA, m) { rope_ext::ops::OnDevice<rope_ext::ops::run>::implement(m); }
