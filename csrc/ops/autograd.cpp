@@ -5,7 +5,12 @@
 #include <torch/library.h>
 #include <torch/version.h>
 
+#include <array>
+#include <tuple>
+#include <vector>
+
 #include "../core/problem.h"
+#include "angle_gradient.h"
 #include "schema.h"
 
 namespace rope_ext::ops {
@@ -25,6 +30,15 @@ bool traced(const Tensor& gradient) {
   const c10::DispatchKeySet tracers{c10::DispatchKey::Python, c10::DispatchKey::Functionalize};
   return c10::impl::dispatch_mode_enabled() || gradient.key_set().has_any(tracers);
 }
+
+// Nodes are held by intrusive_ptr from torch 2.13 on, by shared_ptr before.
+#if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 13
+c10::intrusive_ptr<autograd::Node> pointer_to(autograd::Node* node) {
+  return c10::intrusive_ptr<autograd::Node>::unsafe_reclaim_from_nonowning(node);
+}
+#else
+std::shared_ptr<autograd::Node> pointer_to(autograd::Node* node) { return node->getptr(); }
+#endif
 
 // What a node keeps of a source.
 template <class Source>
@@ -83,46 +97,98 @@ class Kept<FromFrequencies> {
   double scale_;
 };
 
-// Of query, or of query and key: input i of the node is the gradient of the i-th.
+// The tensors of a source that may require grad, in the order of its gradients.
+std::array<Tensor, 2> tensors_of(const FromTables& from) { return {from.cos, from.sin}; }
+std::array<Tensor, 2> tensors_of(const FromFrequencies& from) {
+  return {from.positions.value_or(Tensor()), from.frequencies};
+}
+
+std::array<Tensor, 2> gradients_of(const FromTables& from, const std::vector<Rotated>& all,
+                                   std::array<bool, 2> wanted) {
+  std::array<Tensor, 2> found = gradients(from, all);
+  for (int i = 0; i < 2; ++i) {
+    if (!wanted[i]) found[i] = Tensor();
+  }
+  return found;
+}
+std::array<Tensor, 2> gradients_of(const FromFrequencies& from, const std::vector<Rotated>& all,
+                                   std::array<bool, 2> wanted) {
+  return gradients(from, all, wanted);
+}
+
+// Of query, or of query and key: input i of the node is the gradient of the i-th. Behind their edges are two
+// of the source.
 template <class Source>
 class RotateBackward : public autograd::Node {
  public:
-  RotateBackward(const Source& source, const Flags& flags) : kept_(source), flags_(flags) {
-    flags_.inverse = !flags.inverse;
+  RotateBackward(const Source& source, const Flags& flags) : kept_(source), flags_(flags) {}
+
+  // For the gradients of angles, in the order of the inputs: the results, or what became them.
+  void keep(const Tensor& tensor, bool is_result, bool is_view) {
+    rotated_.emplace_back(tensor, is_result, is_view);
+    keeps_results_ = is_result;
   }
 
   autograd::variable_list apply(autograd::variable_list&& gradients) override {
-    const typename Kept<Source>::Unpacked unpacked = unpack();
+    std::vector<Tensor> rotated;
+    const typename Kept<Source>::Unpacked unpacked = unpack(rotated);
     const Source source = unpacked.source();
-    autograd::variable_list results(gradients.size());
-    for (size_t i = 0; i < gradients.size(); ++i) {
+    const size_t count = gradients.size();
+    autograd::variable_list results(count + 2);
+    const std::array<bool, 2> wanted = {task_should_compute_output(count),
+                                        task_should_compute_output(count + 1)};
+    if (!rotated.empty() && (wanted[0] || wanted[1])) {
+      std::vector<Rotated> all;
+      for (size_t i = 0; i < count; ++i) {
+        if (gradients[i].defined()) all.push_back({gradients[i], rotated[i], keeps_results_, flags_of(i)});
+      }
+      std::tie(results[count], results[count + 1]) = pair(gradients_of(source, all, wanted));
+    }
+    for (size_t i = 0; i < count; ++i) {
       if (task_should_compute_output(i)) results[i] = std::move(gradients[i]);
     }
-    const bool plain = !autograd::GradMode::is_enabled() && !at::areAnyTensorSubclassLike(results);
-    if (plain && results.size() == 2 && solely_owned(results[0]) && solely_owned(results[1])) {
-      ops::apply(source, results[0], results[1], flags_);
-      return results;
-    }
-    for (size_t i = 0; i < results.size(); ++i) {
-      if (!results[i].defined()) continue;
-      Flags flags = flags_;
-      if (i > 0) flags.num_heads = std::nullopt;
-      results[i] = rotated(std::move(results[i]), plain, source, flags);
-    }
+    turn_back(source, results, count);
     return results;
   }
 
   void release_variables() override {
     std::lock_guard<std::mutex> lock(mutex_);
     kept_.release();
+    for (autograd::SavedVariable& saved : rotated_) saved.reset_data();
   }
 
   std::string name() const override { return "RotateBackward"; }
 
  private:
-  typename Kept<Source>::Unpacked unpack() {
+  static std::tuple<Tensor, Tensor> pair(const std::array<Tensor, 2>& two) { return {two[0], two[1]}; }
+
+  typename Kept<Source>::Unpacked unpack(std::vector<Tensor>& rotated) {
     std::lock_guard<std::mutex> lock(mutex_);
+    for (const autograd::SavedVariable& saved : rotated_) rotated.push_back(saved.unpack(pointer_to(this)));
     return kept_.unpack();
+  }
+
+  Flags flags_of(size_t input) const {
+    Flags flags = flags_;
+    if (input > 0) flags.num_heads = std::nullopt;
+    return flags;
+  }
+
+  void turn_back(const Source& source, autograd::variable_list& gradients, size_t count) const {
+    const bool plain = !autograd::GradMode::is_enabled() && !at::areAnyTensorSubclassLike(gradients);
+    if (plain && count == 2 && solely_owned(gradients[0]) && solely_owned(gradients[1])) {
+      ops::apply(source, gradients[0], gradients[1], opposite(flags_));
+      return;
+    }
+    for (size_t i = 0; i < count; ++i) {
+      if (gradients[i].defined())
+        gradients[i] = rotated(std::move(gradients[i]), plain, source, opposite(flags_of(i)));
+    }
+  }
+
+  static Flags opposite(Flags flags) {
+    flags.inverse = !flags.inverse;
+    return flags;
   }
 
   static Tensor rotated(Tensor gradient, bool plain, const Source& source, const Flags& flags) {
@@ -143,19 +209,22 @@ class RotateBackward : public autograd::Node {
 
   Kept<Source> kept_;
   Flags flags_;
+  std::vector<autograd::SavedVariable> rotated_;
+  bool keeps_results_ = true;
 };
 
-// Nodes are held by intrusive_ptr from torch 2.13 on, by shared_ptr before.
 #if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 13
-using NodePointer = c10::intrusive_ptr<autograd::Node>;
 template <class Source>
-NodePointer make_node(const Source& source, const Flags& flags) {
+using NodePointer = c10::intrusive_ptr<RotateBackward<Source>>;
+template <class Source>
+NodePointer<Source> make_node(const Source& source, const Flags& flags) {
   return c10::make_intrusive<RotateBackward<Source>>(source, flags);
 }
 #else
-using NodePointer = std::shared_ptr<autograd::Node>;
 template <class Source>
-NodePointer make_node(const Source& source, const Flags& flags) {
+using NodePointer = std::shared_ptr<RotateBackward<Source>>;
+template <class Source>
+NodePointer<Source> make_node(const Source& source, const Flags& flags) {
   return std::shared_ptr<RotateBackward<Source>>(new RotateBackward<Source>(source, flags),
                                                  autograd::deleteNode);
 }
@@ -163,43 +232,50 @@ NodePointer make_node(const Source& source, const Flags& flags) {
 
 // Hooks on the creation of nodes exist from torch 2.14 on, and run when a node is complete.
 #if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 14
-template <class Outputs>
-void attach_in_place(const Outputs& outputs, const NodePointer& node) {
+template <class Outputs, class Source>
+void attach_in_place(const Outputs& outputs, const NodePointer<Source>& node) {
   autograd::fire_node_creation_hooks(autograd::rebase_history(outputs, node));
 }
-void attach(const Tensor& output, const NodePointer& node) {
+template <class Source>
+void attach(const Tensor& output, const NodePointer<Source>& node) {
   autograd::set_history(output, node);
   autograd::fire_node_creation_hooks(node);
 }
 #else
-template <class Outputs>
-void attach_in_place(const Outputs& outputs, const NodePointer& node) {
+template <class Outputs, class Source>
+void attach_in_place(const Outputs& outputs, const NodePointer<Source>& node) {
   autograd::rebase_history(outputs, node);
 }
-void attach(const Tensor& output, const NodePointer& node) { autograd::set_history(output, node); }
+template <class Source>
+void attach(const Tensor& output, const NodePointer<Source>& node) {
+  autograd::set_history(output, node);
+}
 #endif
 
 bool requires_grad(const Tensor& tensor) {
   return autograd::GradMode::is_enabled() && tensor.requires_grad();
 }
 
-void refuse_derivative(const char* name, const Tensor& tensor) {
-  TORCH_CHECK(!requires_grad(tensor), name,
-              " must not require grad: derivatives with respect to angles are not implemented, got one that "
-              "requires grad");
-  TORCH_CHECK(!autograd::isFwGradDefined(tensor), name,
-              " must not have a tangent: derivatives with respect to angles are not implemented, got one "
-              "that has");
+void refuse_tangent(const char* name, const OptionalTensor& tensor) {
+  TORCH_CHECK(!tensor || !autograd::isFwGradDefined(*tensor), name,
+              " must not have a tangent: forward derivatives with respect to angles are not implemented, got "
+              "one that has");
 }
 
-void refuse_derivatives(const FromTables& from) {
-  refuse_derivative("cos", from.cos);
-  refuse_derivative("sin", from.sin);
+void refuse_tangents(const FromTables& from) {
+  refuse_tangent("cos", from.cos);
+  refuse_tangent("sin", from.sin);
 }
 
-void refuse_derivatives(const FromFrequencies& from) {
-  refuse_derivative("frequencies", from.frequencies);
-  if (from.positions) refuse_derivative("positions", *from.positions);
+void refuse_tangents(const FromFrequencies& from) {
+  refuse_tangent("frequencies", from.frequencies);
+  refuse_tangent("positions", from.positions);
+}
+
+template <class Source>
+bool requires_grad(const Source& source) {
+  const auto [first, second] = tensors_of(source);
+  return (first.defined() && requires_grad(first)) || requires_grad(second);
 }
 
 Tensor tangent_of(const Tensor& tensor) { return tensor._fw_grad(/*level=*/0); }
@@ -221,24 +297,27 @@ void rotate_tangents(const Source& source, const Tensor& query, const OptionalTe
 template <class Source>
 void apply_and_record(c10::DispatchKeySet keys, const Source& source, const Tensor& query,
                       const OptionalTensor& key, const Flags& flags) {
-  const bool query_grad = requires_grad(query), key_grad = key && requires_grad(*key);
+  const bool angle_grad = requires_grad(source);
+  const bool query_grad = angle_grad || requires_grad(query);
+  const bool key_grad = key && (angle_grad || requires_grad(*key));
   autograd::check_inplace(query, query_grad);
   if (key) autograd::check_inplace(*key, key_grad);
-  refuse_derivatives(source);
+  refuse_tangents(source);
 
   // A view is rebased through a node of its own.
   const bool together = query_grad && key_grad && !query.is_view() && !key->is_view();
-  NodePointer query_node, key_node;
+  const auto [first, second] = tensors_of(source);
+  NodePointer<Source> query_node, key_node;
   if (query_grad) {
     query_node = make_node(source, flags);
-    query_node->set_next_edges(together ? autograd::collect_next_edges(query, *key)
-                                        : autograd::collect_next_edges(query));
+    query_node->set_next_edges(together ? autograd::collect_next_edges(query, *key, first, second)
+                                        : autograd::collect_next_edges(query, first, second));
   }
   if (key_grad && !together) {
     Flags key_flags = flags;
     key_flags.num_heads = std::nullopt;
     key_node = make_node(source, key_flags);
-    key_node->set_next_edges(autograd::collect_next_edges(*key));
+    key_node->set_next_edges(autograd::collect_next_edges(*key, first, second));
   }
 
   {
@@ -255,23 +334,35 @@ void apply_and_record(c10::DispatchKeySet keys, const Source& source, const Tens
     if (query_node) attach_in_place(query, query_node);
     if (!key_first && key_node) attach_in_place(*key, key_node);
   }
+  if (angle_grad) {
+    query_node->keep(query, /*is_result=*/true, query.is_view());
+    if (key) (together ? query_node : key_node)->keep(*key, /*is_result=*/true, key->is_view());
+  }
   rotate_tangents(source, query, key, flags);
 }
+
+// What the gradient of a source is computed from: the result, but for tables, where the input serves pairs of
+// any length.
+constexpr bool needs_result(const FromTables&) { return false; }
+constexpr bool needs_result(const FromFrequencies&) { return true; }
 
 template <class Source>
 Tensor rotate_and_record(c10::DispatchKeySet keys, const Source& source, const Tensor& x,
                          const Flags& flags) {
-  refuse_derivatives(source);
-  NodePointer node;
-  if (requires_grad(x)) {
+  refuse_tangents(source);
+  const bool angle_grad = requires_grad(source);
+  NodePointer<Source> node;
+  if (angle_grad || requires_grad(x)) {
     node = make_node(source, flags);
-    node->set_next_edges(autograd::collect_next_edges(x));
+    const auto [first, second] = tensors_of(source);
+    node->set_next_edges(autograd::collect_next_edges(x, first, second));
   }
   Tensor result = [&] {
     at::AutoDispatchBelowADInplaceOrView guard;
     return rotate_below(keys & c10::after_ADInplaceOrView_keyset, source, x, flags);
   }();
   if (node) attach(result, node);
+  if (angle_grad) node->keep(needs_result(source) ? result : x, needs_result(source), /*is_view=*/false);
   if (autograd::isFwGradDefined(x)) {
     result._set_fw_grad(ops::rotate(source, tangent_of(x), flags), /*level=*/0, /*is_inplace_op=*/false);
   }
