@@ -16,6 +16,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+# The first 256 bits of 1 / (2 pi).
+_TURNS_OF_RADIAN = 0x28BE60DB9391054A7F09D5F47D4D377036D8A5664F10E4107F9458EAF7AEF158
+
 
 def standard(rotary_dim: int, base: float = 10000.0) -> Tensor:
     """Return the frequencies of RoFormer, ``base ** (-2 i / rotary_dim)`` for pair ``i``.
@@ -264,6 +267,38 @@ def mixed(
     rotations *= r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
     rotations[..., 0] *= rotations.det().sign().unsqueeze(-1)
     return torch.einsum("hab,bp->ahp", rotations, matrix)
+
+
+def turns(frequencies: Tensor) -> Tensor:
+    """Return frequencies as what one unit of an integer position turns, 2^64 being one turn.
+
+    An integer tensor cannot be rounded by a cast of the model, and is what the operators use.
+
+    Args:
+        frequencies: any shape, in radians per unit of position, floating point and finite.
+
+    Returns:
+        The same shape, int64, on the same device: to nearest, modulo one turn.
+
+    Raises:
+        ValueError: a frequency is not finite, or as large as 2^64.
+
+    Source: the fixed point of ``rope::apply_frequencies``.
+
+    >>> turns(torch.tensor([math.pi / 2, -math.pi / 2], dtype=torch.float64)) / 2**62
+    tensor([ 1., -1.])
+    """
+    numbers = frequencies.detach().to("cpu", torch.float64).flatten().tolist()
+    for number in numbers:
+        if not abs(number) < 2**64:
+            raise ValueError(f"frequencies must be finite and below 2^64, got {number}")
+    fixed = []
+    for number in numbers:
+        numerator, denominator = number.as_integer_ratio()
+        # Half of the last place is added before it is cut off.
+        whole = (2 * numerator * _TURNS_OF_RADIAN + (denominator << 192)) // (denominator << 193)
+        fixed.append((whole + 2**63) % 2**64 - 2**63)
+    return torch.tensor(fixed, dtype=torch.int64, device=frequencies.device).view(frequencies.shape)
 
 
 def wavelengths(frequencies: Tensor) -> Tensor:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import overload
 
+import torch
 from torch import Tensor
 
 from rope_ext import ops
 
-__all__ = ["apply_", "rotate"]
+__all__ = ["apply_", "apply_frequencies_", "cos_sin", "rotate", "rotate_frequencies"]
 
 
 @overload
@@ -157,3 +158,183 @@ def rotate(
     return ops.rotate(
         x, cos, sin, positions, seq_dim, head_dim, num_heads, start, interleaved, inverse
     )
+
+
+@overload
+def apply_frequencies_(
+    query: Tensor,
+    key: None,
+    positions: Tensor | None,
+    frequencies: Tensor,
+    scale: float = 1.0,
+    *,
+    seq_dim: int = -3,
+    head_dim: int | None = None,
+    num_heads: int | None = None,
+    start: int = 0,
+    interleaved: bool = False,
+    inverse: bool = False,
+) -> Tensor: ...
+
+
+@overload
+def apply_frequencies_(
+    query: Tensor,
+    key: Tensor,
+    positions: Tensor | None,
+    frequencies: Tensor,
+    scale: float = 1.0,
+    *,
+    seq_dim: int = -3,
+    head_dim: int | None = None,
+    num_heads: int | None = None,
+    start: int = 0,
+    interleaved: bool = False,
+    inverse: bool = False,
+) -> tuple[Tensor, Tensor]: ...
+
+
+def apply_frequencies_(
+    query: Tensor,
+    key: Tensor | None,
+    positions: Tensor | None,
+    frequencies: Tensor,
+    scale: float = 1.0,
+    *,
+    seq_dim: int = -3,
+    head_dim: int | None = None,
+    num_heads: int | None = None,
+    start: int = 0,
+    interleaved: bool = False,
+    inverse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Rotates query and key in place by positions and frequencies, without a table.
+
+    The angle of a token's pair i in head h is the sum over axes a of
+    ``positions[token, a] * frequencies[a, h, i]``. With integer positions it is exact modulo one
+    turn at any position, of either sign; with floating ones the product is exact before it is
+    rounded to 2^-64 turns. Cosine and sine are within 1.2e-7 (3e-16 for float64 tensors).
+    Source: RoFormer, Su et al. 2021, https://arxiv.org/abs/2104.09864; axes as in Heo et al. 2024,
+    https://arxiv.org/abs/2403.13298.
+
+    Args:
+        query, key: as in :func:`apply_`.
+        positions: ``(S,)`` or ``(..., S)`` for ``(P,)`` frequencies, and with a last axis A for
+            others; int32, int64, float32 or float64. None: the index of the token, on every axis.
+        frequencies: ``(P,)``, ``(A, P)`` or ``(A, H, P)``, H being 1 or the number of rotated
+            heads: float32 or float64 in radians per unit of position, or int64 in turns, of which
+            2^64 are one (:func:`rope_ext.frequencies.turns`).
+        scale: multiplies cosine and sine (an attention factor).
+        seq_dim, head_dim, num_heads, start, interleaved, inverse: as in :func:`apply_`.
+
+    Returns:
+        ``(query, key)``, or ``query`` when key is None: the tensors that were given.
+
+    Raises:
+        TypeError: a dtype that is not listed above, or floating positions with turns.
+        ValueError: shapes, values or devices that do not fit, or memory that overlaps.
+        RuntimeError: autograd's own rules, such as a leaf that requires grad.
+
+    Example:
+        >>> import torch, rope_ext
+        >>> query = torch.ones(1, 3, 1, 4)
+        >>> positions = torch.tensor([0, 1, 2**31])
+        >>> frequencies = rope_ext.frequencies.standard(4)
+        >>> rope_ext.apply_frequencies_(query, None, positions, frequencies)[0, :, 0, 0]
+        tensor([ 1.0000, -0.3012,  1.2091])
+    """
+    ops.apply_frequencies(
+        query,
+        key,
+        positions,
+        frequencies,
+        scale,
+        seq_dim,
+        head_dim,
+        num_heads,
+        start,
+        interleaved,
+        inverse,
+    )
+    return query if key is None else (query, key)
+
+
+def rotate_frequencies(
+    x: Tensor,
+    positions: Tensor | None,
+    frequencies: Tensor,
+    scale: float = 1.0,
+    *,
+    seq_dim: int = -3,
+    head_dim: int | None = None,
+    num_heads: int | None = None,
+    start: int = 0,
+    interleaved: bool = False,
+    inverse: bool = False,
+) -> Tensor:
+    """Returns x rotated by positions and frequencies: the twin of :func:`apply_frequencies_`.
+
+    One fused pass from x to the result, which has x's dtype and memory format. What is not rotated
+    is copied, and not scaled. Source: RoFormer, Su et al. 2021, https://arxiv.org/abs/2104.09864.
+
+    Args:
+        x: as in :func:`rotate`.
+        positions, frequencies, scale: as in :func:`apply_frequencies_`.
+        seq_dim, head_dim, num_heads, start, interleaved, inverse: as in :func:`apply_`.
+
+    Returns:
+        A new tensor of x's shape.
+
+    Raises:
+        TypeError, ValueError: as in :func:`apply_frequencies_`. x may overlap itself here.
+
+    Example:
+        >>> import torch, rope_ext
+        >>> x = torch.tensor([1.0, 0.0]).reshape(1, 1, 2)
+        >>> quarter = torch.tensor([torch.pi / 2], dtype=torch.float64)
+        >>> rope_ext.rotate_frequencies(x, torch.tensor([5]), quarter).round().flatten()
+        tensor([0., 1.])
+    """
+    return ops.rotate_frequencies(
+        x,
+        positions,
+        frequencies,
+        scale,
+        seq_dim,
+        head_dim,
+        num_heads,
+        start,
+        interleaved,
+        inverse,
+    )
+
+
+def cos_sin(
+    positions: Tensor,
+    frequencies: Tensor,
+    scale: float = 1.0,
+    dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Returns the cosines and sines that :func:`rotate_frequencies` turns by, as a table.
+
+    Args:
+        positions, frequencies, scale: as in :func:`apply_frequencies_`; positions of any shape,
+            with a last axis A for frequencies ``(A, P)`` and ``(A, H, P)``.
+        dtype: of the result: float32, which None stands for, float64, float16 or bfloat16.
+
+    Returns:
+        ``(cos, sin)``, each of the shape of positions without the axis A, then H where frequencies
+        have heads, then P.
+
+    Raises:
+        TypeError, ValueError: as in :func:`apply_frequencies_`.
+
+    Source: RoFormer, Su et al. 2021, https://arxiv.org/abs/2104.09864.
+
+    Example:
+        >>> import torch, rope_ext
+        >>> cos, sin = rope_ext.cos_sin(torch.arange(3), torch.tensor([torch.pi / 2]))
+        >>> cos.flatten().round(), sin.flatten().round()
+        (tensor([ 1., -0., -1.]), tensor([0., 1., -0.]))
+    """
+    return ops.cos_sin(positions, frequencies, scale, dtype)

@@ -37,8 +37,11 @@ def _refuse_another_torch() -> None:
 _refuse_another_torch()
 import rope_ext._C  # noqa: E402, F401
 
-__all__ = ["apply", "rotate"]
+__all__ = ["apply", "apply_frequencies", "cos_sin", "rotate", "rotate_frequencies"]
 
 # Overloads and not packets: a packet looks the overload up at every call (0.3 us).
 apply: Callable[..., None] = torch.ops.rope.apply.default
+apply_frequencies: Callable[..., None] = torch.ops.rope.apply_frequencies.default
 rotate: Callable[..., Tensor] = torch.ops.rope.rotate.default
+rotate_frequencies: Callable[..., Tensor] = torch.ops.rope.rotate_frequencies.default
+cos_sin: Callable[..., tuple[Tensor, Tensor]] = torch.ops.rope.cos_sin.default

@@ -412,6 +412,8 @@ ROPE_INLINE void turn_heads(const Work& work, const Place& place) {
   Turn<Form> by = source.turn();
 #pragma unroll
   for (int i = 0; i < Form::pairs; ++i) by.sin[i] = work.problem.angles.inverse ? -by.sin[i] : by.sin[i];
+  // Not unrolled further: nvcc would take the accesses of a third copy apart.
+#pragma unroll 1
   for (; heads > 0; load()) {
 #pragma unroll
     for (int h = 0; h < Form::together; ++h) {
