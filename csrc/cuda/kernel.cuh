@@ -287,6 +287,8 @@ ROPE_INLINE void turn_heads(const Work& work, const Place& place) {
   if (heads <= 0) return;  // a lane of heads that are only kept has no row in a table of every head
   load();
   const Turn<Form> by = turn_of<Form>(angles, token);
+  // Not unrolled further: nvcc would take the accesses of a third copy apart.
+#pragma unroll 1
   for (; heads > 0; load()) {
 #pragma unroll
     for (int h = 0; h < Form::together; ++h) {
