@@ -81,7 +81,8 @@ Work work_of(const Problem& problem) {
             .pair_step = problem.interleaved ? 2 : 1,
             .y_distance = problem.interleaved ? 1 : problem.pairs};
   for (int d = 0; d < problem.batch_dims; ++d) work.batch_sizes[d] = Divisor(problem.batch_sizes[d]);
-  const int64_t rest = problem.head_dim - (query.kept_heads > 0 ? 0 : 2 * problem.pairs);
+  const bool whole_heads = query.kept_heads > 0 || problem.view[1].kept_heads > 0;
+  const int64_t rest = problem.head_dim - (whole_heads ? 0 : 2 * problem.pairs);
   work.columns = work.turning_columns + (copies ? divide_up(rest, Form::elements * Form::accesses) : 0);
   return work;
 }
@@ -105,7 +106,11 @@ inline void share_heads(Work& work, int64_t together, int multiprocessors) {
     const int64_t warp = work.tokens_are_neighbours ? 1 : divide_up(kWarp, columns);
     const int64_t busy = divide_up(divide_up(multiprocessors * kWantedThreads, columns), work.tokens);
     const int64_t lanes = std::min({std::max(warp, busy), divide_up(heads, together), kMaxGridY});
+    // Query and key share no lane: a little more for each until both fit.
     heads_of_lane = divide_up(heads, lanes);
+    while (divide_up(moving[0], heads_of_lane) + divide_up(moving[1], heads_of_lane) >
+           std::max<int64_t>(lanes, problem.views))
+      heads_of_lane += divide_up(heads_of_lane, 16);
   }
   for (int v = 0; v < problem.views; ++v) {
     const View& view = problem.view[v];
@@ -128,13 +133,15 @@ struct Shape {
 // Threads run through columns first, then through what lies closer in memory: heads or tokens.
 inline Shape shape_of(const Work& work, int multiprocessors) {
   const int64_t lanes = work.lanes[0] + work.lanes[1];
-  const int64_t columns = std::min<int64_t>(work.columns, kThreads);
+  const int64_t fewest_heads = divide_up(lanes, kMaxGridY);
+  const int64_t columns = std::min(work.columns, std::max<int64_t>(1, kThreads / fewest_heads));
   // Where there is little to do, smaller blocks bring it to more multiprocessors.
   const int64_t evenly = divide_up(columns * lanes, multiprocessors) * std::min(work.tokens, kMaxGridX);
-  const int64_t room = std::max<int64_t>(1, std::clamp<int64_t>(evenly, kFewestThreads, kThreads) / columns);
+  const int64_t room =
+      std::max(fewest_heads, std::clamp<int64_t>(evenly, kFewestThreads, kThreads) / columns);
   int64_t heads, tokens;
   if (work.tokens_are_neighbours) {
-    tokens = std::min(room, work.tokens);
+    tokens = std::min(room / fewest_heads, work.tokens);
     heads = std::min({room / tokens, lanes, kMaxBlockZ});
   } else {
     heads = std::min(room, lanes);
