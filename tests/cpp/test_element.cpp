@@ -134,6 +134,67 @@ TYPED_TEST(SixteenBits, ANanStaysANan) {
   }
 }
 
+void expect_narrowed_as_by_the_processor(double value) {
+  for (const double signed_value : {value, -value})
+    ASSERT_TRUE(same(static_cast<float>(signed_value), narrow(signed_value)))
+        << std::hexfloat << signed_value << " became " << narrow(signed_value);
+}
+
+// Around numbers of float32 and the midpoints between neighbours, where rounding turns over.
+void expect_turning_points_of(float number) {
+  const double next = std::nextafter(number, INFINITY);
+  for (const double point : {double{number}, (number + next) / 2}) {
+    expect_narrowed_as_by_the_processor(point);
+    expect_narrowed_as_by_the_processor(std::nextafter(point, INFINITY));
+    expect_narrowed_as_by_the_processor(std::nextafter(point, 0.0));
+  }
+}
+
+TEST(Float64, NarrowsToTheNearestFloat32AndTiesToEven) {
+  for (uint32_t exponent = 0; exponent < 255; ++exponent) {
+    for (const uint32_t fraction : {0u, 1u, 2u, 3u, 0x3fffffu, 0x400000u, 0x7ffffdu, 0x7ffffeu})
+      expect_turning_points_of(float_of(exponent << 23 | fraction));
+  }
+  Random random(2);
+  for (int i = 0; i < 1 << 20 && !testing::Test::HasFailure(); ++i)
+    expect_turning_points_of(float_of(static_cast<uint32_t>(random.between(0, 0x7f7ffffe))));
+}
+
+TEST(Float64, NarrowsWhatIsTooLargeTooSmallOrNoNumber) {
+  const double largest = std::numeric_limits<float>::max(), halfway = 0x1.ffffffp127;
+  const double smallest = std::numeric_limits<float>::denorm_min();
+  for (const double edge : {largest, halfway, smallest, smallest / 2, 0x1p-126, 0x1p128, 0.0,
+                            std::numeric_limits<double>::denorm_min(), std::numeric_limits<double>::min(),
+                            std::numeric_limits<double>::max()}) {
+    expect_narrowed_as_by_the_processor(edge);
+    expect_narrowed_as_by_the_processor(std::nextafter(edge, INFINITY));
+    expect_narrowed_as_by_the_processor(std::nextafter(edge, -INFINITY));
+  }
+  EXPECT_EQ(INFINITY, narrow(INFINITY));
+  EXPECT_EQ(-INFINITY, narrow(-INFINITY));
+}
+
+TEST(Float64, NarrowsANanToAQuietOne) {
+  for (uint64_t fraction = 1; fraction != 0; fraction = fraction << 1 & 0xfffffffffffffu) {
+    for (const uint64_t sign : {uint64_t{0}, uint64_t{1} << 63}) {
+      const uint32_t result = bits_of(narrow(std::bit_cast<double>(sign | uint64_t{0x7ff} << 52 | fraction)));
+      EXPECT_EQ(0x7fc00000u, result & 0x7fc00000u) << fraction;
+      EXPECT_EQ(sign != 0, result >> 31 != 0) << fraction;
+    }
+  }
+}
+
+TEST(Float64, NarrowsAnyPattern) {
+  Random random(3);
+  for (int i = 0; i < 1 << 20 && !testing::Test::HasFailure(); ++i) {
+    expect_narrowed_as_by_the_processor(std::bit_cast<double>(random.word()));
+    // Near the range of float32, where a pattern seldom lies.
+    expect_narrowed_as_by_the_processor(
+        std::ldexp(std::bit_cast<double>(random.word() >> 12 | uint64_t{1023} << 52),
+                   static_cast<int>(random.between(-152, 129))));
+  }
+}
+
 TEST(Element, IsVisitedAsTheTypeOfItsName) {
   for (const Element element : kElements)
     EXPECT_EQ(element, visit(element, [](auto value) { return Format<decltype(value)>::element; }));

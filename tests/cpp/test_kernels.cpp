@@ -40,13 +40,7 @@ void for_every_row(Check check) {
   }
 }
 
-void expect_as_defined(const Call& call, Random& random) {
-  with_rotation(call, random, [&](auto& rotation) {
-    cpu::rotate_tokens(rotation.problem(), 0, rotation.tokens());
-    for (int v = 0; v < rotation.problem().views; ++v)
-      EXPECT_EQ("", difference(rotation.expected(v), rotation.result(v))) << call << " view " << v;
-  });
-}
+void rotate(const Problem& problem) { cpu::rotate_tokens(problem, 0, problem.batches * problem.tokens); }
 
 TEST_P(Kernels, GiveTheBitsOfTheDefinition) {
   Random random(1);
@@ -58,7 +52,7 @@ TEST_P(Kernels, GiveTheBitsOfTheDefinition) {
         call.inverse = random.one_in(2);
         call.in_place = random.one_in(2);
         call.rarity = any_rarity(random);
-        expect_as_defined(call, random);
+        expect_as_defined(call, random, rotate);
       }
     }
   });
@@ -71,7 +65,7 @@ TEST_P(Kernels, GiveTheBitsOfTheDefinitionForAnyElementStride) {
     call.inverse = random.one_in(2);
     call.in_place = random.one_in(2);
     call.rarity = any_rarity(random);
-    expect_as_defined(call, random);
+    expect_as_defined(call, random, rotate);
   });
 }
 
@@ -84,7 +78,7 @@ TEST_P(Kernels, StayInsideTheirRows) {
         call.tokens = 1;
         call.in_place = in_place;
         call.edge = edge;
-        expect_as_defined(call, random);
+        expect_as_defined(call, random, rotate);
       }
     }
   });
@@ -92,22 +86,7 @@ TEST_P(Kernels, StayInsideTheirRows) {
 
 TEST_P(Kernels, AreWithinTheirRoundingsOfTheExactRotation) {
   Random random(4);
-  for_every_row([&](const Call& call) {
-    with_rotation(call, random, [&]<class T>(Rotation<T>& rotation) {
-      cpu::rotate_tokens(rotation.problem(), 0, rotation.tokens());
-      const std::vector<T> result = rotation.result(0);
-      const auto expect_near = [&](long double cosine_product, long double sine_product, T value) {
-        EXPECT_LE(std::abs(to_compute(value) - (cosine_product + sine_product)),
-                  rounding_bound<T>(cosine_product, sine_product))
-            << call;
-      };
-      rotation.for_every_pair(
-          0, [&](T x, T y, long double cos, long double sin, size_t x_place, size_t y_place) {
-            expect_near(to_compute(x) * cos, -to_compute(y) * sin, result[x_place]);
-            expect_near(to_compute(y) * cos, to_compute(x) * sin, result[y_place]);
-          });
-    });
-  });
+  for_every_row([&](const Call& call) { expect_near_the_exact_rotation(call, random, rotate); });
 }
 
 TEST(Capability, IsScalarAtLeast) { EXPECT_EQ("scalar", cpu::capabilities().front()); }

@@ -1,51 +1,58 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <string_view>
 
 #include "cpu/launch.h"
 #include "instruction_sets.h"
 #include "problems.h"
+#include "walks.h"
 
 namespace rope_ext::test {
 namespace {
 
-class Launch : public OnInstructionSet {};
-INSTANTIATE_TEST_SUITE_P(, Launch, kInstructionSets, instruction_set_name);
-
-constexpr Order kOrders[] = {Order::token_head_element, Order::head_token_element, Order::element_head_token};
-
-// The pieces that threads would take.
-void rotate_in_pieces(const Problem& problem, int64_t tokens, int64_t longest, Random& random) {
-  for (int64_t begin = 0; begin < tokens;) {
-    const int64_t end = std::min(tokens, begin + random.between(1, longest));
-    cpu::rotate_tokens(problem, begin, end);
-    begin = end;
+class Launch : public OnInstructionSet {
+ protected:
+  void SetUp() override {
+    if (!on_cuda()) OnInstructionSet::SetUp();
   }
-}
 
-void expect_as_defined(const Call& call, int64_t longest_piece, Random& random) {
-  with_rotation(call, random, [&](auto& rotation) {
-    rotate_in_pieces(rotation.problem(), rotation.tokens(), longest_piece, random);
-    for (int v = 0; v < rotation.problem().views; ++v)
-      EXPECT_EQ("", difference(rotation.expected(v), rotation.result(v))) << call << " view " << v;
-  });
-}
-
-// For every element and both pairings, in place and not.
-void expect_as_defined(Call call) {
-  constexpr int64_t whole = std::numeric_limits<int32_t>::max();
-  Random random(1);
-  for (const Element element : kElements) {
-    for (const bool interleaved : {false, true}) {
-      for (const bool in_place : {true, false}) {
-        call.element = element;
-        call.interleaved = interleaved;
-        call.in_place = in_place;
-        expect_as_defined(call, whole, random);
-      }
+  static void rotate(const Problem& problem) {
+    if (on_cuda()) {
+      launch(problem);
+    } else {
+      cpu::rotate_tokens(problem, 0, problem.batches * problem.tokens);
     }
   }
-}
+
+  // As threads would take them.
+  static void rotate_in_pieces(const Problem& problem, Random& random) {
+    if (on_cuda()) {
+      launch(problem, shuffled(random.word()), {nullptr, kMultiprocessors[random.between(0, 2)]});
+      return;
+    }
+    const int64_t tokens = problem.batches * problem.tokens, longest = random.between(1, 40);
+    for (int64_t begin = 0; begin < tokens;) {
+      const int64_t end = std::min(tokens, begin + random.between(1, longest));
+      cpu::rotate_tokens(problem, begin, end);
+      begin = end;
+    }
+  }
+
+  // For every element and both pairings, in place and not. On CUDA a 16-bit table is of the query's type.
+  static void expect_as_defined(const Call& call) {
+    Random random(1);
+    for_every_kind(call, [&](const Call& kind) {
+      const bool another = bytes_of(kind.table_element) == 2 && kind.table_element != kind.element;
+      if (!on_cuda() || !another) test::expect_as_defined(kind, random, rotate);
+    });
+  }
+
+ private:
+  static bool on_cuda() { return std::string_view(GetParam()) == "cuda"; }
+};
+INSTANTIATE_TEST_SUITE_P(, Launch, kInstructionSets, instruction_set_name);
+INSTANTIATE_TEST_SUITE_P(OnTheHost, Launch, testing::Values("cuda"), instruction_set_name);
 
 TEST_P(Launch, TakesTablesOfEveryElementAndStride) {
   for (const Element element : kElements) {
@@ -161,8 +168,7 @@ TEST_P(Launch, TurnsNothingOfNoTokens) {
   for (const Call& call : {Call{.tokens = 0}, Call{.batch = {0}}}) {
     Random random(1);
     with_rotation(call, random, [](auto& rotation) {
-      ASSERT_EQ(0, rotation.tokens());
-      cpu::rotate_tokens(rotation.problem(), 0, 0);
+      rotate(rotation.problem());
       EXPECT_EQ("", difference(rotation.before(0), rotation.result(0)));
     });
   }
@@ -176,10 +182,10 @@ TEST_P(Launch, UndoesARotationByItsInverse) {
       const Call call{.element = element, .interleaved = interleaved, .head_dim = 18, .pairs = 9};
       with_rotation(call, random, [&]<class T>(Rotation<T>& rotation) {
         Problem problem = rotation.problem();
-        cpu::rotate_tokens(problem, 0, rotation.tokens());
+        rotate(problem);
         const std::vector<T> there = rotation.result(0);
         problem.angles.inverse = true;
-        cpu::rotate_tokens(problem, 0, rotation.tokens());
+        rotate(problem);
         const std::vector<T> back = rotation.result(0);
         rotation.for_every_pair(0, [&](T x, T y, long double cos, long double sin, size_t at_x, size_t at_y) {
           const long double x_bound = rounding_bound<T>(to_compute(x) * cos, -to_compute(y) * sin);
@@ -198,46 +204,27 @@ TEST_P(Launch, UndoesARotationByItsInverse) {
   }
 }
 
-Call any_call(Random& random) {
-  const auto flip = [&] { return random.one_in(2); };
-  const auto any_element = [&] { return kElements[random.between(0, 3)]; };
-  const auto any_order = [&] { return kOrders[random.between(0, 2)]; };
-  const auto any_spacing = [&] {
-    return Spacing{random.one_in(3) ? random.between(2, 3) : 1, random.one_in(3) ? random.between(1, 9) : 0};
-  };
-  Call call{.element = any_element(),
-            .table_element = any_element(),
-            .interleaved = flip(),
-            .inverse = flip(),
-            .in_place = flip(),
-            .tokens = random.between(1, random.one_in(8) ? 90 : 9),
-            .pairs = random.between(1, random.one_in(8) ? 300 : 40),
-            .table_per_batch = flip(),
-            .table_per_head = random.one_in(4),
-            .table_order = any_order(),
-            .cos_spacing = any_spacing(),
-            .sin_spacing = any_spacing(),
-            .rows = static_cast<Rows>(random.between(0, 2)),
-            .positions_per_batch = flip(),
-            .positions_spacing = any_spacing(),
-            .rarity = any_rarity(random),
-            .edge = flip() ? Edge::begin : Edge::end};
-  call.batch.assign(static_cast<size_t>(random.between(0, 3)), 1);
-  for (int64_t& size : call.batch) size = random.between(1, 3);
-  call.start = flip() ? 0 : random.between(0, 9);
-  call.head_dim = call.start + 2 * call.pairs + (flip() ? 0 : random.between(0, 9));
-  call.sides.resize(static_cast<size_t>(random.between(1, 2)));
-  for (Side& side : call.sides)
-    side = {random.between(1, 7), flip() ? 0 : random.between(1, 3), any_order(), any_spacing(),
-            flip() ? 0 : random.between(1, 9)};
-  if (call.table_per_head) call.sides.back().heads = call.sides.front().heads;
-  return call;
-}
-
 TEST_P(Launch, GivesTheSameBitsForAnyCallInAnyPieces) {
   Random random(3);
   for (int trial = 0; trial < 600 && !HasFailure(); ++trial)
-    expect_as_defined(any_call(random), random.between(1, 40), random);
+    test::expect_as_defined(any_call(random), random,
+                            [&](const Problem& problem) { rotate_in_pieces(problem, random); });
+}
+
+// Bit for bit, each on memory of its own.
+TEST(Launchers, GiveTheSameBits) {
+  Random random(4);
+  for (int trial = 0; trial < 600 && !testing::Test::HasFailure(); ++trial) {
+    const Call call = any_call(random);
+    Random copy = random;
+    with_rotation(call, random, [&]<class T>(Rotation<T>& on_cuda) {
+      Rotation<T> on_cpu(call, copy);
+      launch(on_cuda.problem());
+      cpu::rotate_tokens(on_cpu.problem(), 0, on_cpu.problem().batches * on_cpu.problem().tokens);
+      for (int v = 0; v < on_cuda.problem().views; ++v)
+        EXPECT_EQ("", difference(on_cpu.result(v), on_cuda.result(v))) << call << " view " << v;
+    });
+  }
 }
 
 // Two batches of three positions, every second number of the memory.
