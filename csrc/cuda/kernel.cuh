@@ -267,6 +267,13 @@ ROPE_INLINE Turn<Form> turn_by(const Work& work, const Turns (&turns)[Form::pair
   return by;
 }
 
+// None where the thread's heads are only kept: frequencies may have no such head.
+ROPE_INLINE int64_t axes_of(const Work& work, const Place& place) {
+  const Problem& problem = work.problem;
+  return place.head < place.of(problem.view[0].heads, problem.view[1].heads) ? problem.angles.frequencies.axes
+                                                                             : 0;
+}
+
 // Frequencies in turns, at integer positions.
 template <class Form>
 class FromTurns {
@@ -274,11 +281,12 @@ class FromTurns {
   ROPE_INLINE FromTurns(const Work& work, const Place& place, const Token& token) {
     const Positions& positions = work.problem.angles.positions;
     const Frequencies& frequencies = work.problem.angles.frequencies;
+    const int64_t axes = axes_of(work, place);
     Turns turns[Form::pairs] = {};
     int64_t unit = place.head * frequencies.head + place.column * Form::pairs * frequencies.pair;
     int64_t at = token.positions;
 #pragma unroll 1
-    for (int64_t axis = 0; axis < frequencies.axes; ++axis) {
+    for (int64_t axis = 0; axis < axes; ++axis) {
       const int64_t position = positions.data ? position_at(positions, at) : token.index;
       Turns of_unit[Form::pairs];
       read<Turns>(frequencies.data, unit, of_unit);
@@ -308,6 +316,7 @@ class FromRadians {
   ROPE_INLINE FromRadians(const Work& work, const Place& place, const Token& token) {
     const Positions& positions = work.problem.angles.positions;
     const Frequencies& frequencies = work.problem.angles.frequencies;
+    const int64_t axes = axes_of(work, place);
     Turns turns[Form::pairs];
     bool finite[Form::pairs];
 #pragma unroll
@@ -317,7 +326,7 @@ class FromRadians {
       turns[i] = 0;
       finite[i] = true;
 #pragma unroll 1
-      for (int64_t axis = 0; axis < frequencies.axes; ++axis) {
+      for (int64_t axis = 0; axis < axes; ++axis) {
         const Exact frequency = exact_at(frequencies.data, frequencies.element == Element::float64, unit);
         finite[i] &= frequency.finite;
         if (positions.floating) {
@@ -387,8 +396,6 @@ template <class Form, template <class> class Source>
 ROPE_INLINE void turn_heads(const Work& work, const Place& place) {
   using T = typename Form::T;
   using Access = typename Form::Access;
-  int32_t heads = place.of(work.turning[0].of(place.head), work.turning[1].of(place.head));
-  if (heads <= 0) return;  // a lane of heads that are only kept has no angles of its own
   const Token token = token_at(work, place);
   const Source<Form> source(work, place, token);
   Elements<T> elements = elements_of<Form>(work, place, token);
@@ -396,6 +403,7 @@ ROPE_INLINE void turn_heads(const Work& work, const Place& place) {
   elements.source += first * elements.from_element;
   elements.target += first * elements.to_element;
 
+  int32_t heads = place.of(work.turning[0].of(place.head), work.turning[1].of(place.head));
   Access accesses[Form::together][Form::accesses];
   const auto load = [&] {
 #pragma unroll
@@ -408,6 +416,7 @@ ROPE_INLINE void turn_heads(const Work& work, const Place& place) {
       elements.source += elements.from_step;
     }
   };
+  if (heads <= 0) return;  // a lane of heads that are only kept has no angles of its own
   load();
   Turn<Form> by = source.turn();
 #pragma unroll
