@@ -15,11 +15,23 @@ from rope_ext.functional import (
     rotate,
     rotate_frequencies,
 )
-from rope_ext.modules import RotaryEmbedding
+from rope_ext.modules import (
+    AxialRotaryEmbedding,
+    CoordinateAugmentation,
+    MixedRotaryEmbedding,
+    MRotaryEmbedding,
+    RotaryEmbedding,
+    XPosRotaryEmbedding,
+)
 
 __version__ = version("rope_ext")
 __all__ = [
+    "AxialRotaryEmbedding",
+    "CoordinateAugmentation",
+    "MRotaryEmbedding",
+    "MixedRotaryEmbedding",
     "RotaryEmbedding",
+    "XPosRotaryEmbedding",
     "apply_",
     "apply_frequencies_",
     "cos_sin",

@@ -33,7 +33,9 @@ IMPORTS = {
     "scaling": set(),
     "ops": {"_C", "_built_for"},
     "functional": {"ops"},
-    "modules": {"frequencies", "ops", "functional"},
+    "modules": {"frequencies", "positions", "scaling", "ops", "functional", "modules"},
+    "plot": {"frequencies", "positions", "scaling"},
+    "__main__": {"frequencies", "plot", "scaling"},
     "integrations": {"frequencies", "ops", "functional", "modules", "integrations"},
     "__init__": {
         *("_C", "frequencies", "positions", "reference", "scaling"),
