@@ -1,4 +1,4 @@
-"""The examples run, and they notice when rope_ext and plain PyTorch do not agree."""
+"""The examples run, and they notice when what they show does not hold."""
 
 from __future__ import annotations
 
@@ -57,6 +57,53 @@ def test_training_notices_other_angles(
 def test_training_refuses_to_train_for_no_step():
     with pytest.raises(AssertionError, match="--steps must be positive, got 0"):
         run("train_attention.py", "--steps", "0")
+
+
+@pytest.fixture
+def digits(monkeypatch: pytest.MonkeyPatch, restored_threads: None) -> ModuleType:
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    torch.set_num_threads(1)  # as the example does
+    monkeypatch.syspath_prepend(EXAMPLES)
+    return importlib.import_module("digits")
+
+
+def test_digits_are_read_better_with_learned_positions_than_without(
+    digits: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "argv", ["digits.py", "--epochs", "6", "--seeds", "1"])
+    assert digits.main() == 0
+    assert "Learned mixed RoPE reads more than no position." in capsys.readouterr().out
+
+
+def test_digits_notices_a_rotary_that_does_not_help(
+    digits: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setitem(digits.ROTARIES, "mixed, learned", digits.ROTARIES["no position"])
+    monkeypatch.setattr(sys, "argv", ["digits.py", "--epochs", "1", "--seeds", "1"])
+    assert digits.main() == 1
+    assert "Learned mixed RoPE reads NOT more than no position." in capsys.readouterr().out
+
+
+def test_the_readers_of_digits_begin_with_the_same_weights(digits: ModuleType):
+    plain, *rotating = (digits.Reader(name, seed=3).state_dict() for name in digits.ROTARIES)
+    for other in rotating:
+        assert all(torch.equal(other[name], plain[name]) for name in plain)
+
+
+def test_a_reader_of_digits_learns_its_frequencies(digits: ModuleType):
+    learned, _ = digits.load()
+    model = digits.Reader("mixed, learned", seed=0)
+    digits.train(model, learned, seed=0, epochs=1)
+    for block in model.blocks:
+        rotary = block.attention[1].rotary
+        assert rotary.frequencies.shape == (2, 4, 4)
+        assert (rotary.inv_freq != rotary.original_inv_freq).all()
+
+
+@pytest.mark.parametrize("option", ["--epochs", "--seeds"])
+def test_digits_refuses_to_learn_nothing(digits: ModuleType, option: str):
+    with pytest.raises(AssertionError, match=f"{option} must be positive, got 0"):
+        run("digits.py", option, "0")
 
 
 @pytest.fixture

@@ -20,7 +20,11 @@ MODULES = sorted(
     for module in pkgutil.walk_packages(rope_ext.__path__, "rope_ext.")
     if not module.name.endswith("._C")
 )
-THIRD_PARTY = {"rope_ext.integrations.transformers": "transformers"}
+THIRD_PARTY = {
+    "rope_ext.__main__": "matplotlib",
+    "rope_ext.integrations.transformers": "transformers",
+    "rope_ext.plot": "matplotlib",
+}
 
 
 @pytest.mark.skipif(not README.exists(), reason="there is no README.md beside the tests")
