@@ -317,6 +317,8 @@ class FromRadians {
     const Positions& positions = work.problem.angles.positions;
     const Frequencies& frequencies = work.problem.angles.frequencies;
     const int64_t axes = axes_of(work, place);
+    // Asked here, or nvcc loses the address space of positions where it takes the loops apart.
+    const bool given = positions.data != nullptr;
     Turns turns[Form::pairs];
     bool finite[Form::pairs];
 #pragma unroll
@@ -334,7 +336,7 @@ class FromRadians {
           finite[i] &= position.finite;
           turns[i] += turns_of(position, frequency);
         } else {
-          const int64_t position = positions.data ? position_at(positions, at) : token.index;
+          const int64_t position = given ? position_at(positions, at) : token.index;
           turns[i] += turns_of(frequency) * static_cast<Turns>(position);
         }
         unit += frequencies.axis;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 PTX_ACCESS = re.compile(r"(?:ld|st)\.(\w+)\S*?(?:\.v(\d))?\.[a-z](\d+)")
 SASS_ACCESS = re.compile(r"(?:LDG|STG)\.E(?:\.(?:[US](8|16)|(64|128)))?")
@@ -34,6 +35,17 @@ class Instruction:
         return int(sass[1] or sass[2] or 32) // 8 if sass else 0
 
     @property
+    def jumps(self) -> bool:
+        """Whether it goes on at a label: ptxas leaves loops by calls that never return."""
+        to_label = re.match(r"`\(\.L_x_\d+\)", self.operands) is not None
+        return self.name in ("bra", "BRA") or (self.name == "CALL" and to_label)
+
+    @property
+    def address(self) -> list[str]:
+        """The registers of the address that PTX loads from or stores to."""
+        return re.findall(r"%\w+", re.search(r"\[(.*?)\]", self.operands)[1])
+
+    @property
     def loads(self) -> bool:
         return self.global_bytes > 0 and self.name in ("ld", "LDG")
 
@@ -58,10 +70,9 @@ class Code:
     def steps(self) -> Iterator[tuple[int, int]]:
         """Yield every step that control can take, from index to index."""
         for index, instruction in enumerate(self.instructions):
-            jumps = instruction.name in ("bra", "BRA")
-            if jumps:
+            if instruction.jumps:
                 yield index, self.labels[re.search(r"[$.]L\w+", instruction.operands)[0]]
-            ends = jumps or instruction.name in ("ret", "EXIT", "RET")
+            ends = instruction.jumps or instruction.name in ("ret", "EXIT", "RET")
             if (instruction.conditional or not ends) and index + 1 < len(self.instructions):
                 yield index, index + 1
 
@@ -78,6 +89,21 @@ class Code:
             else:
                 (parts.before if index in before else parts.beside).append(instruction)
         return parts
+
+    def around_stores(self, some: Callable[[Instruction], bool]) -> Parts:
+        """Sort all instructions by the loop that goes on from some to stores."""
+        loop = set(self.around(some).loop)
+        return self.around(lambda instruction: instruction.stores and instruction in loop)
+
+    @cached_property
+    def loops(self) -> set[frozenset[Instruction]]:
+        """All loops, the inner ones as parts of the outer: each of them steps back somewhere."""
+        back = {self.instructions[source] for source, target in self.steps() if target <= source}
+        return {frozenset(self.around({step}.__contains__).loop) for step in back} - {frozenset()}
+
+    def loop_of(self, instruction: Instruction) -> frozenset[Instruction]:
+        """Return the loop that an instruction is in, empty if there is none."""
+        return next((loop for loop in self.loops if instruction in loop), frozenset())
 
 
 @dataclass(frozen=True)
@@ -139,9 +165,9 @@ def read_ptx(text: str) -> dict[str, Code]:
     text = re.sub(r"//.*|^[ \t]*\.loc\b.*", "", text, flags=re.M)
     kernels = {}
     for name, body in re.findall(r"^\.visible \.entry (\w+)\(.*?^\{$(.*?)^\}$", text, re.M | re.S):
-        # Braces alone on a line are blocks of names.
+        # Braces that begin or end a line are blocks of names.
         body = re.sub(
-            r"^(\$\w+:)|^[ \t]*[{}][ \t]*$", lambda line: f"{line[1] or ''};", body, flags=re.M
+            r"^(\$\w+:)|^[ \t]*[{}]|\}[ \t]*$", lambda line: f"{line[1] or ''};", body, flags=re.M
         )
         code = Code([], {})
         for statement in (" ".join(part.split()) for part in body.split(";")):

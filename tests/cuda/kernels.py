@@ -1,10 +1,10 @@
-"""What the compiler made of each kernel: its form, accesses, arithmetic and resources."""
+"""What the compiler made of each kernel: its form, angles, accesses, arithmetic and resources."""
 
 from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +12,20 @@ from pathlib import Path
 from assembly import Code, Instruction, Parts, in_flight, read_ptx, read_sass
 
 ELEMENT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
-# csrc/cuda/kernel.cuh: of an access, and of what a thread reads of each table.
-ACCESS_BYTES, TABLE_BYTES = 16, 32
+# csrc/cuda/kernel.cuh: of an access, and of what a thread reads of each table; and its most pairs
+# where frequencies are in radians.
+ACCESS_BYTES, TABLE_BYTES, RADIAN_PAIRS = 16, 32, 2
+# What a kernel takes angles from, and the pointers to it in the order of csrc/core/problem.h.
+ANGLE_POINTERS = {
+    "tables": ("cos", "sin", "positions"),
+    "turns": ("positions", "frequencies"),
+    "radians": ("positions", "frequencies"),
+}
+
+
+def wide(size: int) -> list[int]:
+    """Return the bytes of each access to neighbouring bytes."""
+    return [min(size, ACCESS_BYTES)] * -(-size // ACCESS_BYTES)
 
 
 @dataclass(frozen=True)
@@ -40,11 +52,18 @@ class Form:
     def compute_type(self) -> str:
         return "f64" if self.element == "float64" else "f32"
 
-    def table_accesses(self) -> dict[str, list[int]]:
-        """Return the bytes of each access to one table, for each type that a table may have."""
+    def angle_accesses(self, source: str) -> dict[str, list[int]]:
+        """Return the bytes of each access to one table, or to the frequencies of one axis.
+
+        By the types that they may have.
+        """
+        if source == "turns":
+            return {"int64": wide(8 * self.pairs)}
+        if source == "radians":
+            return {"float32": [4] * self.pairs, "float64": [8] * self.pairs}
         types = dict.fromkeys([self.element, "float32", "float64"])
         return {
-            element: [min(size, ACCESS_BYTES)] * -(-size // ACCESS_BYTES)
+            element: wide(size)
             for element in types
             if (size := self.pairs * ELEMENT_BYTES[element]) <= TABLE_BYTES
         }
@@ -75,43 +94,50 @@ class Kernel:
     """One kernel for one architecture."""
 
     form: Form
+    source: str
     architecture: str
     ptx: Code
     resources: Resources
     sass: Code | None
 
     def __str__(self) -> str:
-        return f"{self.form} on {self.architecture[:-1]}.{self.architecture[-1]}"
+        architecture = f"{self.architecture[:-1]}.{self.architecture[-1]}"
+        return f"{self.form}, from {self.source}, on {architecture}"
 
     @cached_property
     def parts(self) -> Parts:
         """What comes before, in and after the loop that turns heads, and beside it."""
-        return self.ptx.around(lambda instruction: instruction.opcode.startswith("mul.rn."))
+        return self.ptx.around_stores(lambda instruction: instruction.opcode.startswith("mul.rn."))
 
     @cached_property
-    def pointers(self) -> dict[Instruction, tuple[int, ...]]:
-        """For each access to global memory its pointers, as offsets into the parameters."""
+    def writers(self) -> dict[str, list[Instruction]]:
+        """For each register what writes to it."""
         writers: dict[str, list[Instruction]] = {}
         for instruction in self.ptx:
             for register in instruction.written:
                 writers.setdefault(register, []).append(instruction)
+        return writers
 
-        def sources(registers: set[str], through: set[str]) -> Iterator[Instruction]:
-            seen: set[str] = set()
-            while registers - seen:
-                register = (registers - seen).pop()
-                seen.add(register)
-                for writer in writers.get(register, []):
-                    if writer.name in through:
-                        registers = registers.union(writer.read)
-                    else:
-                        yield writer
+    def origins(self, registers: Iterable[str], through: set[str]) -> Iterator[Instruction]:
+        """Yield what registers are made of, by way of some operations."""
+        wanted, seen = set(registers), set[str]()
+        while wanted - seen:
+            register = (wanted - seen).pop()
+            seen.add(register)
+            for writer in self.writers.get(register, []):
+                if writer.name in through:
+                    wanted.update(writer.read)
+                else:
+                    yield writer
+
+    @cached_property
+    def pointers(self) -> dict[Instruction, tuple[int, ...]]:
+        """For each access to global memory its pointers, as offsets into the parameters."""
 
         def pointers_of(access: Instruction) -> Iterator[int]:
-            address = set(re.findall(r"%\w+", re.search(r"\[(.*?)\]", access.operands)[1]))
-            for generic in sources(address, {"add", "sub", "mad", "mov", "selp"}):
+            for generic in self.origins(access.address, {"add", "sub", "mad", "mov", "selp"}):
                 if generic.opcode == "cvta.to.global.u64":
-                    for parameter in sources(set(generic.read), {"mov", "selp"}):
+                    for parameter in self.origins(generic.read, {"mov", "selp"}):
                         if parameter.name == "ld":
                             yield int(re.search(r"\+(\d+)\]|$", parameter.operands)[1] or 0)
 
@@ -127,8 +153,8 @@ class Kernel:
         return [access for access, pointers in self.pointers.items() if len(pointers) == 2]
 
     @cached_property
-    def cos_sin_positions(self) -> list[list[Instruction]]:
-        """The accesses by each other pointer, in the order of csrc/core/problem.h."""
+    def angles(self) -> list[list[Instruction]]:
+        """The accesses by each other pointer, in the order of ANGLE_POINTERS."""
         others = sorted(
             set(self.pointers.values()) - {self.pointers[access] for access in self.elements}
         )
@@ -188,6 +214,7 @@ def read_kernels(build: Path, nvdisasm: str | None = None) -> list[Kernel]:
                 kernels.append(
                     Kernel(
                         Form.of(symbol),
+                        re.search(r"\dFrom(Tables|Turns|Radians)E", symbol)[1].lower(),
                         architecture,
                         ptx,
                         resources[architecture, symbol],
@@ -206,7 +233,22 @@ def with_table(page: str, text: str) -> str:
 
 
 def table(kernels: list[Kernel], release: str) -> str:
-    """Return the table of docs/kernels.md: a row for each form, registers for each architecture."""
+    """Return the tables of docs/kernels.md: one for each source of angles, a row for each form."""
+    parts = [
+        f"Compiled by nvcc {release}; the last columns are registers of a thread, by architecture."
+    ]
+    for source, what in (
+        ("tables", "each table"),
+        ("turns", "turns, for an axis"),
+        ("radians", "frequencies, for an axis"),
+    ):
+        rows = rows_of([kernel for kernel in kernels if kernel.source == source], what)
+        parts.append(f"## Angles from {source}\n\n{rows}")
+    return "\n\n".join(parts) + "\n"
+
+
+def rows_of(kernels: list[Kernel], what: str) -> str:
+    """Return one table, of kernels that read the angles of each pair from the same."""
     architectures = sorted({kernel.architecture for kernel in kernels}, key=int)
     forms: dict[Form, dict[str, Kernel]] = {}
     for kernel in kernels:
@@ -216,25 +258,23 @@ def table(kernels: list[Kernel], release: str) -> str:
         "pairs lie",
         "bytes of an access",
         "pairs of a thread",
-        "bytes read of each table",
+        f"bytes read of {what}",
+        *(f"{number[:-1]}.{number[-1]}" for number in architectures),
     ]
     lines = [
-        f"Compiled by nvcc {release}; the last columns are registers of a thread, by architecture.",
-        "",
-        "| "
-        + " | ".join([*head, *(f"{number[:-1]}.{number[-1]}" for number in architectures)])
-        + " |",
+        "| " + " | ".join(head) + " |",
         "|" + " --- |" * 2 + " ---: |" * 2 + " --- |" + " ---: |" * len(architectures),
     ]
     order = list(ELEMENT_BYTES)
     for form in sorted(
         forms, key=lambda form: (order.index(form.element), -form.width, not form.apart)
     ):
+        of_each = forms[form]
         reads = "; ".join(
             f"{element} {' + '.join(map(str, sizes))}"
-            for element, sizes in form.table_accesses().items()
+            for element, sizes in form.angle_accesses(kernels[0].source).items()
         )
-        registers = [str(forms[form][number].resources.registers) for number in architectures]
+        registers = [str(of_each[number].resources.registers) for number in architectures]
         row = [form.element, form.pairing, str(form.width), str(form.pairs), reads, *registers]
         lines.append("| " + " | ".join(row) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
