@@ -10,6 +10,11 @@ from torch import Tensor, nn
 
 import rope_ext
 
+pytestmark = [
+    pytest.mark.usefixtures("device"),
+    pytest.mark.real_cuda("the compiler does not trace under a dispatch mode"),
+]
+
 BACKENDS = ["eager", "aot_eager"]
 
 

@@ -16,6 +16,8 @@ from torch import Tensor
 import rope_ext
 from rope_ext import RotaryEmbedding, frequencies, reference
 
+pytestmark = pytest.mark.usefixtures("device")
+
 TOKENS, HEAD_DIM = 5, 16
 
 
