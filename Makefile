@@ -17,7 +17,13 @@ CMAKE := $(BIN)/cmake -S . -G Ninja -DCMAKE_BUILD_TYPE=Release -DROPE_EXT_WERROR
 GPU := $(CURDIR)/build/gpu
 GPU_PYTHON ?= python3
 
-.PHONY: demo test test-python test-cpp kernels gpu bench lint format clean
+# A second torch, built with CUDA, and a device to emulate: a folder with gpu_emu.py and the script `run`.
+TORCH_CUDA ?= torch==2.14.1
+GPU_EMU ?= $(CURDIR)/../shared/gpu_emu
+VENV_CUDA := .venv-cuda
+BIN_CUDA := $(CURDIR)/$(VENV_CUDA)/bin
+
+.PHONY: demo test test-python test-cpp kernels cuda gpu bench lint format clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/smollm2.py
@@ -44,6 +50,17 @@ test-cpp: $(VENV)/test
 kernels: $(VENV)/nvcc
 	$(BIN)/python tests/cuda/compile_kernels.py
 
+# The CUDA build on a machine that has no GPU: the whole suite, then what is of CUDA on an emulated device. From tests,
+# because the package in this folder is built for another torch. Of two devices, so that a missing guard shows.
+cuda: $(VENV_CUDA)/test
+	cd tests && $(BIN_CUDA)/pytest
+	@if test -x $(GPU_EMU)/run; then set -ex; cd tests; \
+	  export GPU_EMU_BUILD=$(CURDIR)/build/gpu_emu GPU_EMU_CACHE=$(CURDIR)/build/gpu_emu/kernels; \
+	  GPU_EMU_DEVICES=2 GPU_EMU_FOREIGN=error ROPE_EXT_REQUIRE_CUDA=1 $(GPU_EMU)/run $(BIN_CUDA)/pytest -m cuda; \
+	else \
+	  echo "SKIPPED: the CUDA tests need a GPU, or an emulated one in $(GPU_EMU)"; \
+	fi
+
 # On a machine with a GPU, without a network: GPU_PYTHON has a CUDA build of torch, pytest, hypothesis and rich, and
 # nvcc is on the path. Builds for that GPU alone, tests, looks for memory errors, measures; reports in build/gpu.
 gpu: export PYTHONPATH := $(GPU)/site:$(CURDIR)
@@ -53,9 +70,9 @@ gpu:
 	ROPE_EXT_CUDA=1 TORCH_CUDA_ARCH_LIST=$$($(GPU_PYTHON) -c \
 	  'import torch; print("%d.%d" % torch.cuda.get_device_capability())') \
 	  $(GPU_PYTHON) -m pip install --no-index --no-build-isolation --no-deps --target $(GPU)/site .
-	$(GPU_PYTHON) -P -m pytest tests/gpu -p no:cacheprovider --junitxml=$(GPU)/tests.xml
-	compute-sanitizer --tool memcheck --error-exitcode 1 --log-file $(GPU)/sanitizer.txt \
-	  $(GPU_PYTHON) -P -m pytest tests/gpu -p no:cacheprovider -m sanitizer
+	cd tests && $(GPU_PYTHON) -m pytest -m cuda -p no:cacheprovider --junitxml=$(GPU)/tests.xml
+	cd tests && compute-sanitizer --tool memcheck --error-exitcode 1 --log-file $(GPU)/sanitizer.txt \
+	  $(GPU_PYTHON) -m pytest test_cuda.py -m sanitizer -p no:cacheprovider
 	$(GPU_PYTHON) -P -m benchmarks.gpu --json $(GPU)/benchmark.json
 
 bench: $(VENV)/bench
@@ -86,6 +103,20 @@ $(VENV)/torch:
 # One editable install for each extra; what is compiled already is not compiled again.
 $(VENV)/test $(VENV)/demo $(VENV)/bench $(VENV)/lint: $(VENV)/%: $(VENV)/torch $(SOURCES)
 	$(BIN)/pip install --no-build-isolation --editable ".[$*]"
+	touch $@
+
+# Not editable: the extension of another torch lies in the package under the same name.
+$(VENV_CUDA)/torch:
+	test -x $(BIN_CUDA)/python || $(PYTHON) -m venv $(VENV_CUDA)
+	$(BIN_CUDA)/pip install "$(TORCH_CUDA)" "setuptools>=77" wheel ninja packaging
+	touch $@
+
+$(VENV_CUDA)/test: $(VENV_CUDA)/torch $(SOURCES) $(wildcard rope_ext/*.py rope_ext/*/*.py)
+	rm -rf build/wheel-cuda
+	ROPE_EXT_CUDA=1 TORCH_CUDA_ARCH_LIST="9.0+PTX" PATH="$(BIN_CUDA):$$PATH" \
+	  $(BIN_CUDA)/pip wheel --no-build-isolation --no-deps --wheel-dir build/wheel-cuda .
+	$(BIN_CUDA)/pip install --force-reinstall --no-deps build/wheel-cuda/*.whl
+	$(BIN_CUDA)/pip install "$$(echo build/wheel-cuda/*.whl)[test]"
 	touch $@
 
 # The compiler and the disassembler are packages.

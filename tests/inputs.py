@@ -21,16 +21,57 @@ def name(value: object) -> str | None:
     return getattr(value, "name", None) or getattr(value, "__name__", None)
 
 
+def _on_the_device(numbers: Tensor, dtype: torch.dtype) -> Tensor:
+    """Move numbers, made on the CPU so that they are the same everywhere, to the default device."""
+    return numbers.to(dtype).to(torch.get_default_device())
+
+
 def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
     """Standard normal numbers, the same for the same seed."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+    x = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
+    return _on_the_device(x, dtype)
 
 
 def integers(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
     """Small integers, whose sums and products are exact in any dtype that holds them."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(-4, 5, shape, generator=generator).to(dtype)
+    x = torch.randint(-4, 5, shape, generator=generator, device="cpu")
+    return _on_the_device(x, dtype)
+
+
+def special(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+    """Numbers of every size that ``dtype`` has, zeros, infinities and NaN."""
+    info = torch.finfo(dtype)
+    subnormal = info.smallest_normal * info.eps
+    lowest, highest = math.log2(subnormal) + 1, math.log2(info.max) - 1
+    count = math.prod(shape)
+    generator = torch.Generator().manual_seed(8)
+    exponents = torch.rand(count, generator=generator, dtype=torch.float64, device="cpu")
+    x = (2 ** (lowest + exponents * (highest - lowest))).to(dtype)
+    x *= torch.randint(0, 2, (count,), generator=generator, device="cpu") * 2 - 1
+    values = [0.0, -0.0, subnormal, -info.smallest_normal, info.max, -info.max]
+    for place, value in enumerate([*values, math.inf, -math.inf, math.nan]):
+        x[place + 5 :: 97] = value
+    return _on_the_device(x.reshape(shape), dtype)
+
+
+def every_number(dtype: torch.dtype) -> Tensor:
+    """Every bit pattern of a 16-bit dtype: 16 tokens, 32 heads of 128."""
+    numbers = torch.arange(-(2**15), 2**15, device="cpu").to(torch.int16).view(dtype)
+    return _on_the_device(numbers.reshape(16, 32, 128), dtype)
+
+
+def near_halfway(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Ones, and tables whose cosines lie near a halfway case of some 16-bit format."""
+    halves = torch.arange(2**16, device="cpu").to(torch.int32) << 16
+    near = [0, 1, 0xFFF, 0x1000, 0x1001, 0x2FFF, 0x3000, 0x7FFF, 0x8000, 0x8001, 0xFFFF]
+    cos = halves[:, None] | torch.tensor(near, dtype=torch.int32, device="cpu")
+    cos = cos.view(torch.float32).reshape(-1, 128)
+    x = torch.zeros(len(cos), 1, 256, dtype=dtype, device="cpu")
+    x[..., :128] = 1
+    tables = (_on_the_device(table, torch.float32) for table in (cos, torch.zeros_like(cos)))
+    return _on_the_device(x, dtype), *tables
 
 
 def angle_tables(
@@ -38,8 +79,9 @@ def angle_tables(
 ) -> tuple[Tensor, Tensor]:
     """The cosine and sine of random angles over a whole turn."""
     generator = torch.Generator().manual_seed(seed)
-    angles = torch.rand(shape, generator=generator, dtype=torch.float64) * 2 * math.pi
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    turns = torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu")
+    angles = turns * 2 * math.pi
+    return _on_the_device(angles.cos(), dtype), _on_the_device(angles.sin(), dtype)
 
 
 def strided(
@@ -135,7 +177,8 @@ ROWS = 11
 def token_positions(*shape: int, dtype: torch.dtype = torch.int64, seed: int = 2) -> Tensor:
     """Positions in [0, ROWS) in no order, some of them twice."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, ROWS, shape, generator=generator).to(dtype)
+    positions = torch.randint(0, ROWS, shape, generator=generator, device="cpu")
+    return _on_the_device(positions, dtype)
 
 
 def _one_for(layout: Layout) -> tuple[int, ...]:

@@ -10,6 +10,8 @@ from tolerance import assert_rotated, assert_same_bits, bits
 
 import rope_ext
 
+pytestmark = pytest.mark.usefixtures("device")
+
 APPLY = torch.ops.rope.apply
 
 

@@ -22,7 +22,10 @@ import rope_ext
 from rope_ext import reference
 
 # Forward mode loads torch's decompositions, which torch still compiles with torch.jit.script.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is:DeprecationWarning")
+pytestmark = [
+    pytest.mark.usefixtures("device"),
+    pytest.mark.filterwarnings("ignore:.torch.jit.script. is:DeprecationWarning"),
+]
 
 DOUBLE = torch.float64
 
@@ -83,7 +86,18 @@ CASES = {
     "positions": ((2, 3, 2, 4), (ROWS, 2), {"positions": token_positions(2, 3)}),
 }
 
-cases = pytest.mark.parametrize(("shape", "table", "options"), CASES.values(), ids=CASES)
+cases = pytest.mark.parametrize(
+    ("shape", "table", "options"), CASES.values(), ids=CASES, indirect=["options"]
+)
+
+
+@pytest.fixture
+def options(request: pytest.FixtureRequest, device: torch.device) -> dict[str, object]:
+    """The options of a case, on the device of the test."""
+    return {
+        option: value.to(device) if isinstance(value, Tensor) else value
+        for option, value in request.param.items()
+    }
 
 
 @spellings
@@ -105,6 +119,7 @@ def test_first_and_second_derivatives_agree_with_differences(turned, shape, tabl
     ("shape", "table", "options"),
     [*CASES.values(), ((2, 3, 3, 4), (3, 2), {"num_heads": 1})],
     ids=[*CASES, "some heads of the query"],
+    indirect=["options"],
 )
 def test_derivatives_of_query_and_key_together(views: bool, shape, table, options):
     query = torch.randn(shape, dtype=DOUBLE, requires_grad=True)
@@ -557,10 +572,16 @@ SITUATIONS = [
     accumulated,
 ]
 
+NEEDS_NUMPY = [array_of_the_gradient_kept_by_a_hook, gradient_made_of_an_array_by_a_hook]
+
 
 @spellings
 @pytest.mark.parametrize("situation", SITUATIONS, ids=name)
-def test_incoming_gradients_are_never_overwritten_while_others_see_them(situation, turned):
+def test_incoming_gradients_are_never_overwritten_while_others_see_them(
+    situation, turned, device: torch.device
+):
+    if situation in NEEDS_NUMPY and device.type == "cuda":
+        pytest.skip("numpy has no arrays on a GPU")
     cos, sin = integer_tables(3, 4)
 
     def seen(rotate: Callable[..., Tensor]) -> list[Tensor]:
@@ -598,20 +619,23 @@ class Probe(torch.autograd.Function):
 MANY = (2, 64, 4, 64)
 
 
+@pytest.mark.own_kernels
 @pytest.mark.parametrize("turned", [rope_ext.rotate, turned_in_place], ids=name)
 def test_a_gradient_that_nobody_else_owns_is_rotated_in_place(turned):
     leaf = integers(*MANY).requires_grad_()
     cos, sin = integer_tables(64, 32)
     size = leaf.numel() * leaf.element_size()
-    weights, given = integers(*MANY, seed=1), integers(*MANY, seed=2)
+    weights, given = integers(*MANY, seed=1).cpu(), integers(*MANY, seed=2).cpu()
 
-    # The product with the weights makes the only new gradient; the leaf then takes it as its own.
-    y = turned(leaf, cos, sin) * weights
+    # The product with the weights, or its copy on a GPU, is the only new gradient there; the leaf
+    # then takes it as its own.
+    y = turned(leaf, cos, sin).cpu() * weights
     assert [n for n in allocations(lambda: y.backward(given)) if n >= size // 2] == [size]
-    expected = reference.rotate(given * weights, cos, sin, inverse=True)
-    assert torch.equal(leaf.grad, expected)
+    expected = reference.rotate(given * weights, cos.cpu(), sin.cpu(), inverse=True)
+    assert torch.equal(leaf.grad.cpu(), expected)
 
 
+@pytest.mark.own_kernels
 @pytest.mark.parametrize("num_heads", [None, 3])
 def test_gradients_of_query_and_key_that_nobody_else_owns_are_rotated_in_place(
     num_heads: int | None,
@@ -619,19 +643,21 @@ def test_gradients_of_query_and_key_that_nobody_else_owns_are_rotated_in_place(
     leaf, key_leaf = integers(*MANY).requires_grad_(), integers(*MANY, seed=3).requires_grad_()
     cos, sin = integer_tables(64, 32)
     size = leaf.numel() * leaf.element_size()
-    given = integers(*MANY, seed=2)
+    given = integers(*MANY, seed=2).cpu()
     query, key = leaf.clone(), key_leaf.clone()
     rope_ext.apply_(query, key, cos, sin, num_heads=num_heads)
-    to_query, to_key = given * key.detach(), given * query.detach()
-    product = query * key
+    to_query, to_key = given * key.detach().cpu(), given * query.detach().cpu()
+    product = query.cpu() * key.cpu()
     # Two products, one for each factor, and nothing for the rotation.
     sizes = allocations(lambda: product.backward(given))
     assert [n for n in sizes if n >= size // 2] == [size, size]
+    tables = cos.cpu(), sin.cpu()
     options = {"inverse": True, "num_heads": num_heads}
-    assert torch.equal(leaf.grad, reference.rotate(to_query, cos, sin, **options))
-    assert torch.equal(key_leaf.grad, reference.rotate(to_key, cos, sin, inverse=True))
+    assert torch.equal(leaf.grad.cpu(), reference.rotate(to_query, *tables, **options))
+    assert torch.equal(key_leaf.grad.cpu(), reference.rotate(to_key, *tables, inverse=True))
 
 
+@pytest.mark.own_kernels
 def test_a_gradient_that_the_user_holds_is_rotated_into_a_new_tensor():
     leaf = integers(*MANY).requires_grad_()
     cos, sin = integer_tables(64, 32)
@@ -641,7 +667,7 @@ def test_a_gradient_that_the_user_holds_is_rotated_into_a_new_tensor():
     rope_ext.rotate(Probe.apply(leaf, addresses), cos, sin).backward(given)
     assert len(addresses) == 1
     assert addresses != [given.data_ptr()]
-    assert torch.equal(given, kept)
+    assert torch.equal(given.cpu(), kept.cpu())
 
 
 # Forward mode
@@ -696,6 +722,10 @@ def test_a_view_of_a_dual_tensor_rotates_the_tangent_of_its_base():
     assert torch.equal(turned_tangent, reference.rotate(tangent, cos, sin, num_heads=2))
 
 
+zero_tangents = pytest.mark.real_cuda("torch's zero tangents have no memory to compute with")
+
+
+@zero_tangents
 def test_forward_over_backward_gives_the_second_derivative():
     x, direction = integers(3, 2, 4), integers(3, 2, 4, seed=1)
     cos, sin = integer_tables(3, 2)
@@ -716,14 +746,21 @@ def test_forward_over_backward_gives_the_second_derivative():
 @pytest.mark.parametrize(
     "transform",
     [
-        lambda turn, x, v: torch.func.grad(lambda x: turn(x).pow(3).sum())(x),
-        lambda turn, x, v: torch.func.vjp(turn, x)[1](v)[0],
-        lambda turn, x, v: torch.func.jvp(turn, (x,), (v,))[1],
-        lambda turn, x, v: torch.func.jvp(
-            torch.func.grad(lambda x: turn(x).pow(3).sum()), (x,), (v,)
-        )[1],
+        pytest.param(
+            lambda turn, x, v: torch.func.grad(lambda x: turn(x).pow(3).sum())(x), id="grad"
+        ),
+        pytest.param(lambda turn, x, v: torch.func.vjp(turn, x)[1](v)[0], id="vjp"),
+        pytest.param(
+            lambda turn, x, v: torch.func.jvp(turn, (x,), (v,))[1], id="jvp", marks=zero_tangents
+        ),
+        pytest.param(
+            lambda turn, x, v: torch.func.jvp(
+                torch.func.grad(lambda x: turn(x).pow(3).sum()), (x,), (v,)
+            )[1],
+            id="jvp of grad",
+            marks=zero_tangents,
+        ),
     ],
-    ids=["grad", "vjp", "jvp", "jvp of grad"],
 )
 def test_functional_transforms_agree_with_the_reference(transform, turned):
     x, v = integers(2, 3, 2, 4), integers(2, 3, 2, 4, seed=1)
@@ -772,6 +809,7 @@ def test_a_gradient_with_more_dimensions_apart_than_a_call_takes_is_rotated():
 
 
 # torch loops over the batch and says so.
+@pytest.mark.real_cuda("under a dispatch mode the backward pass rotates in place, without a batch")
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 def test_batches_of_gradients_are_rotated():
     tables = angle_tables(3, 2, dtype=torch.float64)

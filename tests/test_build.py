@@ -16,11 +16,13 @@ from rope_ext import _built_for
 ROOT = Path(__file__).parents[1]
 
 
-def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(
+    code: str, *, cwd: Path = Path(__file__).parent, **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | environment,
-        cwd=ROOT,
+        cwd=cwd,
         text=True,
         capture_output=True,
         timeout=120,
@@ -32,6 +34,19 @@ def test_the_build_knows_its_torch_and_its_cuda():
     info = rope_ext._C.build_info()
     assert _built_for.TORCH.startswith(info["torch"])
     assert (info["cuda"] is None) == (_built_for.CUDA is None)
+
+
+@pytest.mark.skipif(_built_for.CUDA is not None, reason="this rope_ext is built with CUDA")
+def test_a_build_without_cuda_says_how_to_get_one():
+    """Called as the dispatcher would for a CUDA tensor, which few machines here could make."""
+    cuda = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+    x, table = torch.ones(5, 2, 16), torch.ones(5, 8)
+    message = r"built without CUDA, got .*\bCUDA build of torch and nvcc\b.*\bROPE_EXT_CUDA=1\b"
+    with pytest.raises(NotImplementedError, match=f"^query must be on a CPU: .*{message}"):
+        torch.ops.rope.apply.default.redispatch(cuda, x, None, table, table)
+    with pytest.raises(NotImplementedError, match=f"^x must be on a CPU: .*{message}"):
+        torch.ops.rope.rotate.default.redispatch(cuda, x, table, table)
+    assert x.eq(1).all()
 
 
 PRETEND = """
@@ -93,7 +108,8 @@ def choice(tmp_path: Path, torch_cuda: str | None, nvcc: str | None, wanted: str
             f"*) echo '#$ TOP={home}';; esac\n"
         )
         script.chmod(0o755)
-    result = run(CHOICE.format(torch_cuda=torch_cuda), CUDA_HOME=str(home), ROPE_EXT_CUDA=wanted)
+    code = CHOICE.format(torch_cuda=torch_cuda)
+    result = run(code, cwd=ROOT, CUDA_HOME=str(home), ROPE_EXT_CUDA=wanted)
     return (result.stdout if result.returncode == 0 else result.stderr).strip().splitlines()[-1]
 
 

@@ -13,6 +13,11 @@ import rope_ext
 from rope_ext.positions import normalised
 from rope_ext.scaling import DynamicNTK, LongRoPE, YaRN
 
+pytestmark = [
+    pytest.mark.usefixtures("device"),
+    pytest.mark.real_cuda("the compiler does not trace under a dispatch mode"),
+]
+
 BACKENDS = ["eager", "aot_eager"]
 
 

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import os
 import subprocess
 import sys
 
 import pytest
 import torch
-from inputs import CAPABILITIES, DTYPES, LAYOUTS, ROWS, Layout, angle_tables, name, normal, strided
+from inputs import (
+    CAPABILITIES,
+    DTYPES,
+    LAYOUTS,
+    ROWS,
+    Layout,
+    angle_tables,
+    every_number,
+    name,
+    near_halfway,
+    normal,
+    special,
+    strided,
+)
 from inputs import token_positions as some_positions
 from tolerance import assert_rotated, assert_same_bits
 
@@ -32,22 +44,6 @@ vector_capabilities = pytest.mark.parametrize(
 )
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=name)
 pairings = pytest.mark.parametrize("interleaved", [False, True], ids=["half-split", "interleaved"])
-
-
-def special(*shape: int, dtype: torch.dtype) -> torch.Tensor:
-    """Numbers of every size that ``dtype`` has, zeros, infinities and NaN."""
-    info = torch.finfo(dtype)
-    subnormal = info.smallest_normal * info.eps
-    lowest, highest = math.log2(subnormal) + 1, math.log2(info.max) - 1
-    count = math.prod(shape)
-    generator = torch.Generator().manual_seed(8)
-    exponents = torch.rand(count, generator=generator, dtype=torch.float64)
-    x = (2 ** (lowest + exponents * (highest - lowest))).to(dtype)
-    x *= torch.randint(0, 2, (count,), generator=generator) * 2 - 1
-    values = [0.0, -0.0, subnormal, -info.smallest_normal, info.max, -info.max]
-    for place, value in enumerate([*values, math.inf, -math.inf, math.nan]):
-        x[place + 5 :: 97] = value
-    return x.reshape(shape)
 
 
 def assert_all_bits_as_scalar(capability: str, x: torch.Tensor, *tables, **options) -> None:
@@ -95,7 +91,7 @@ def test_special_numbers_give_the_bits_of_scalar(
 def test_every_16_bit_number_gives_the_bits_of_scalar(
     dtype: torch.dtype, interleaved: bool, capability: str
 ):
-    x = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype).reshape(16, 32, 128)
+    x = every_number(dtype)
     assert_all_bits_as_scalar(capability, x, *angle_tables(16, 64), interleaved=interleaved)
 
 
@@ -103,15 +99,7 @@ def test_every_16_bit_number_gives_the_bits_of_scalar(
 @vector_capabilities
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=name)
 def test_every_rounding_to_16_bits_gives_the_bits_of_scalar(dtype: torch.dtype, capability: str):
-    """Rotate ones by cosines whose lower bits are near a halfway case of some 16-bit format."""
-    halves = torch.arange(2**16).to(torch.int32) << 16
-    near = torch.tensor(
-        [0, 1, 0xFFF, 0x1000, 0x1001, 0x2FFF, 0x3000, 0x7FFF, 0x8000, 0x8001, 0xFFFF]
-    )
-    cos = (halves[:, None] | near.to(torch.int32)).view(torch.float32).reshape(-1, 128)
-    x = torch.zeros(len(cos), 1, 256, dtype=dtype)
-    x[..., :128] = 1
-    assert_all_bits_as_scalar(capability, x, cos, torch.zeros_like(cos))
+    assert_all_bits_as_scalar(capability, *near_halfway(dtype))
 
 
 @pytest.mark.usefixtures("restored_capability")

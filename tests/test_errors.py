@@ -15,6 +15,8 @@ from torch import Tensor
 
 import rope_ext
 
+pytestmark = pytest.mark.usefixtures("device")
+
 ARGUMENTS = ("query", "key", "cos", "sin", "positions")
 OPTIONS = ("seq_dim", "head_dim", "num_heads", "start", "interleaved", "inverse")
 
@@ -645,9 +647,14 @@ REFUSALS = [
 def snapshot(tensors: Iterable[object]) -> list[tuple[Tensor, int]]:
     """Every byte of the memory under the tensors, and their versions."""
     return [
-        (torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage()).clone(), tensor._version)
+        (
+            torch.empty(0, dtype=torch.uint8, device=tensor.device)
+            .set_(tensor.untyped_storage())
+            .clone(),
+            tensor._version,
+        )
         for tensor in tensors
-        if isinstance(tensor, Tensor) and tensor.device.type == "cpu"
+        if isinstance(tensor, Tensor) and tensor.device.type != "meta"
     ]
 
 
@@ -659,6 +666,8 @@ def assert_nothing_changed(tensors: Iterable[object], before: list[tuple[Tensor,
 
 def refused(refusal: Refusal) -> tuple[dict[str, object], list[object]]:
     """The refused call as keywords of ``apply_``, and the options in the operator's order."""
+    if refusal.error is IndexError and torch.get_default_device().type == "cuda":
+        pytest.skip("a GPU refuses a position by an assertion, and no call after it returns")
     call = accepted() | refusal.change()
     return call, [call[option] for option in OPTIONS]
 
@@ -811,19 +820,19 @@ def test_tables_that_require_grad_are_accepted_without_grad_mode():
 
 
 @pytest.mark.parametrize(
-    ("subject", "changes"),
+    ("subject", "change"),
     [
-        ("cos", {"query": torch.empty(0, 5, 4, 16), **tables(7, 9)}),
-        ("cos", {"query": torch.empty(2, 5, 0, 16), **tables(4, 8)}),
-        ("start", {"query": torch.empty(2, 0, 4, 16), "start": -1}),
-        ("seq_dim", {"query": torch.empty(2, 0, 4, 16), "seq_dim": 1}),
-        ("positions", {"query": torch.empty(0, 5, 4, 16), **positions(0, 1)}),
+        ("cos", lambda: {"query": torch.empty(0, 5, 4, 16), **tables(7, 9)}),
+        ("cos", lambda: {"query": torch.empty(2, 5, 0, 16), **tables(4, 8)}),
+        ("start", lambda: {"query": torch.empty(2, 0, 4, 16), "start": -1}),
+        ("seq_dim", lambda: {"query": torch.empty(2, 0, 4, 16), "seq_dim": 1}),
+        ("positions", lambda: {"query": torch.empty(0, 5, 4, 16), **positions(0, 1)}),
     ],
     ids=["columns", "rows", "start", "seq_dim", "positions"],
 )
-def test_empty_tensors_do_not_hide_a_wrong_argument(subject: str, changes: dict):
+def test_empty_tensors_do_not_hide_a_wrong_argument(subject: str, change: Callable[[], dict]):
     with pytest.raises(ValueError, match=f"^{subject} must"):
-        rope_ext.apply_(**accepted() | {"key": None} | changes)
+        rope_ext.apply_(**accepted() | {"key": None} | change())
 
 
 def test_empty_tensors_may_have_any_number_of_leading_dimensions():

@@ -14,17 +14,22 @@ import rope_ext
 
 TOKENS, HEADS, HEAD_DIM = 64, 4, 64
 
+on_every_device = pytest.mark.usefixtures("device")
+
 
 def rows_of(x: torch.Tensor) -> int:
     """The bytes of one token of a tensor, the smallest copy that one could want to hide."""
     return HEADS * HEAD_DIM * x.element_size()
 
 
+@on_every_device
+@pytest.mark.real_cuda("torch's own kernels make the copy")
 def test_the_measure_sees_a_temporary_copy():
     x = normal(TOKENS, HEADS, HEAD_DIM)
     assert allocations(lambda: x.copy_(x.clone().neg())) == [x.nbytes, x.nbytes]
 
 
+@on_every_device
 @pytest.mark.parametrize("dtype", DTYPES, ids=name)
 @pytest.mark.parametrize("interleaved", [False, True], ids=["half-split", "interleaved"])
 @pytest.mark.parametrize("layout", LAYOUTS, ids=name)
@@ -36,6 +41,7 @@ def test_apply_allocates_nothing(layout: Layout, interleaved: bool, dtype: torch
     assert allocations(lambda: rope_ext.apply_(query, key, cos, sin, **options)) == []
 
 
+@on_every_device
 @pytest.mark.parametrize("dtype", DTYPES, ids=name)
 @pytest.mark.parametrize("table_dtype", [torch.float32, torch.float64, None], ids=name)
 def test_apply_allocates_nothing_for_strides_positions_or_other_table_dtypes(
@@ -51,6 +57,7 @@ def test_apply_allocates_nothing_for_strides_positions_or_other_table_dtypes(
     assert [size for size in sizes if size >= rows_of(query)] == []
 
 
+@on_every_device
 @pytest.mark.parametrize("views", [False, True], ids=["tensors", "views"])
 def test_apply_allocates_nothing_while_it_records_a_graph(views: bool):
     leaf = normal(2, TOKENS, HEADS, HEAD_DIM).requires_grad_()
@@ -62,6 +69,7 @@ def test_apply_allocates_nothing_while_it_records_a_graph(views: bool):
     assert [size for size in sizes if size >= rows_of(query)] == []
 
 
+@on_every_device
 @pytest.mark.parametrize("dtype", DTYPES, ids=name)
 @pytest.mark.parametrize("interleaved", [False, True], ids=["half-split", "interleaved"])
 @pytest.mark.parametrize("layout", LAYOUTS, ids=name)
@@ -72,6 +80,7 @@ def test_rotate_allocates_its_result_alone(layout: Layout, interleaved: bool, dt
     assert allocations(lambda: rope_ext.rotate(x, cos, sin, **options)) == [x.nbytes]
 
 
+@on_every_device
 def test_rotate_allocates_its_result_alone_for_a_strided_part_of_a_tensor():
     x, _ = strided(normal(2, TOKENS, HEADS, HEAD_DIM), order=(2, 0, 3, 1), steps=(1, 2, 1, 3))
     cos, sin = angle_tables(TOKENS, HEAD_DIM // 4)

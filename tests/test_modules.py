@@ -18,6 +18,8 @@ import rope_ext
 from rope_ext import RotaryEmbedding, frequencies, scaling
 from rope_ext.modules import Rotation
 
+pytestmark = pytest.mark.usefixtures("device")
+
 TOKENS, HEAD_DIM = 5, 16
 STANDARD = frequencies.standard(HEAD_DIM)
 

@@ -16,6 +16,8 @@ from torch import Tensor
 import rope_ext
 from rope_ext import frequencies
 
+pytestmark = pytest.mark.usefixtures("device")
+
 EPS = {dtype: torch.finfo(dtype).eps for dtype in DTYPES}
 
 

@@ -8,6 +8,8 @@ from tolerance import assert_rotated, assert_same_bits, bits
 
 import rope_ext
 
+pytestmark = pytest.mark.usefixtures("device")
+
 ROTATE = torch.ops.rope.rotate
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+import rope_ext
 from rope_ext import reference
 
 COMPUTE = {
@@ -31,6 +32,7 @@ def assert_same_bits(actual: Tensor, expected: Tensor) -> None:
     """Demand equal bit patterns, except that any NaN matches any NaN."""
     assert actual.dtype == expected.dtype
     assert actual.shape == expected.shape
+    actual, expected = actual.cpu(), expected.cpu()
     differ = (bits(actual) != bits(expected)) & ~(actual.isnan() & expected.isnan())
     assert not differ.any(), _first(differ, actual, expected)
 
@@ -56,8 +58,13 @@ def assert_rotated(
     kernel rounds its result after that, another ``eps64 / 2 * m``. Tables are first rounded to
     the compute type, as the operator does, since this judges the rotation and not the tables.
 
-    Elements that are not rotated must keep their bits.
+    Elements that are not rotated must keep their bits. On a GPU every bit must be the CPU's.
     """
+    if actual.is_cuda:
+        actual, x, cos, sin = (tensor.cpu() for tensor in (actual, x, cos, sin))
+        positions = None if positions is None else positions.cpu()
+        assert_same_bits(actual, rope_ext.rotate(x, cos, sin, positions, **options))
+
     compute = COMPUTE[x.dtype]
     cos, sin = cos.to(compute), sin.to(compute)
 
