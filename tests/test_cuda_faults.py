@@ -54,8 +54,8 @@ FAULTS = [
     Fault(
         "no inverse",
         "kernel.cuh",
-        "angles.inverse ? -turn.sin[i] : turn.sin[i]",
-        "turn.sin[i]",
+        "angles.inverse ? -by.sin[i] : by.sin[i]",
+        "by.sin[i]",
         "Cuda.RoundsNoMoreThanTheDefinition",
     ),
     Fault(
@@ -108,7 +108,7 @@ FAULTS = [
         "angles read for every head",
         "kernel.cuh",
         "turn<Form>(accesses[h], by);",
-        "turn<Form>(accesses[h], turn_of<Form>(angles, token));",
+        "turn<Form>(accesses[h], source.turn());",
         TRAFFIC,
     ),
     Fault(
@@ -121,8 +121,8 @@ FAULTS = [
     Fault(
         "y one element too near",
         "launch.cuh",
-        "problem.interleaved ? 1 : problem.pairs}",
-        "problem.interleaved ? 1 : problem.pairs - 1}",
+        "problem.interleaved ? 1 : problem.pairs,",
+        "problem.interleaved ? 1 : problem.pairs - 1,",
         SIZES,
     ),
     Fault(
@@ -212,8 +212,8 @@ FAULTS = [
     Fault(
         "32 bits for a row of a table",
         "kernel.cuh",
-        "token.cos + token.row * angles.cos.strides.token",
-        "token.cos + static_cast<int32_t>(token.row * angles.cos.strides.token)",
+        "batch + row * strides.token",
+        "batch + static_cast<int32_t>(row * strides.token)",
         ROWS,
     ),
     Fault(
@@ -226,11 +226,47 @@ FAULTS = [
     Fault(
         "a position one too large",
         "kernel.cuh",
-        "token.row < angles.rows",
-        "token.row <= angles.rows",
+        "row < angles_.rows",
+        "row <= angles_.rows",
         OUTSIDE,
     ),
-    Fault("a negative position", "kernel.cuh", "assert(0 <= token.row && ", "assert(", OUTSIDE),
+    Fault("a negative position", "kernel.cuh", "assert(0 <= row && ", "assert(", OUTSIDE),
+    Fault(
+        "one position for all axes",
+        "kernel.cuh",
+        "      at += positions.axis;\n    }",
+        "    }",
+        SIZES,
+    ),
+    Fault(
+        "a position without its sign",
+        "kernel.cuh",
+        "of_unit[i] * static_cast<Turns>(position)",
+        "of_unit[i] * static_cast<uint32_t>(position)",
+        SIZES,
+    ),
+    Fault("no scale", "kernel.cuh", "multiply(pair.y, scale)", "pair.y", ANY),
+    Fault(
+        "an infinite angle taken for a finite one",
+        "kernel.cuh",
+        "finite[i] &= position.finite;",
+        "",
+        ANY,
+    ),
+    Fault(
+        "frequencies read for heads that are kept",
+        "kernel.cuh",
+        "place.head < place.of(problem.view[0].heads, problem.view[1].heads)",
+        "true",
+        TRAFFIC,
+    ),
+    Fault(
+        "misaligned turns",
+        "launch.cuh",
+        "turns.add(frequencies.data);",
+        "",
+        "Cuda.TakesTheWidestAccessThatItsFrequenciesAdmit",
+    ),
     Fault("a wrong quotient", "divisor.h", "/ divisor_) + 1", "/ divisor_)", ANY),
     Fault(
         "a launch too few",

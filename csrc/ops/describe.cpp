@@ -492,7 +492,7 @@ Problem describe(const Call& call, const Tensor* target) {
     problem.angles.cos = table_of(call, *call.cos, shape.per_head);
     problem.angles.sin = table_of(call, *call.sin, shape.per_head);
     problem.angles.element = element_of(call.cos->scalar_type());
-    problem.angles.rows = call.cos->size(0);
+    problem.angles.rows = call.cos->size(call.cos->dim() + (shape.per_head ? call.flags.seq_dim : -2));
   }
 
   const int64_t own = call.flags.head_dim ? 2 : 3, table_own = shape.per_head ? 3 : 2;

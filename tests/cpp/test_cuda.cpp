@@ -20,22 +20,27 @@ TEST(Cuda, TurnsHeadsOfEverySize) {
   Random random(1);
   for (int64_t pairs = 1; pairs <= 256; ++pairs) {
     const int64_t start = random.between(0, 3) * random.between(0, 5), rest = random.between(0, 3);
-    for_every_kind({.batch = {}, .tokens = 2, .head_dim = 2 * pairs, .pairs = pairs}, [&](Call call) {
-      expect_as_defined(call, random, [](const Problem& problem) { launch(problem); });
-      call.start = start;
-      call.head_dim += start + rest;
-      call.edge = Edge::begin;
-      expect_as_defined(call, random, [](const Problem& problem) { launch(problem); });
-    });
+    const Call tables{.batch = {}, .tokens = 2, .head_dim = 2 * pairs, .pairs = pairs};
+    for (const Call& source : {tables, by_frequencies_in_turn(tables, pairs)}) {
+      for_every_kind(source, [&](Call call) {
+        expect_as_defined(call, random, [](const Problem& problem) { launch(problem); });
+        call.start = start;
+        call.head_dim += start + rest;
+        call.edge = Edge::begin;
+        expect_as_defined(call, random, [](const Problem& problem) { launch(problem); });
+      });
+    }
   }
 }
 
 TEST(Cuda, TurnsHeadsWiderThanABlock) {
   Random random(17);
-  const Call call{.batch = {}, .tokens = 2, .head_dim = 12100, .start = 2, .pairs = 6000};
-  for_every_kind(call, [&](const Call& kind) {
-    expect_as_defined(kind, random, [](const Problem& problem) { launch(problem); });
-  });
+  for (const Source source : {Source::tables, Source::turns, Source::radians}) {
+    const Call call{.source = source, .batch = {}, .tokens = 2, .head_dim = 12100, .start = 2, .pairs = 6000};
+    for_every_kind(call, [&](const Call& kind) {
+      expect_as_defined(kind, random, [](const Problem& problem) { launch(problem); });
+    });
+  }
 }
 
 TEST(Cuda, TurnsEveryNumberOfHeads) {
@@ -47,11 +52,13 @@ TEST(Cuda, TurnsEveryNumberOfHeads) {
                     .head_dim = 18,
                     .pairs = 8,
                     .sides = {{heads, random.between(0, 2), order}, {130 - heads, 0, order}}};
-    for_every_kind(call, [&](const Call& kind) {
-      expect_as_defined(kind, random, [&](const Problem& problem) {
-        launch(problem, in_order, {nullptr, kMultiprocessors[random.between(0, 2)]});
+    for (const Call& source : {call, by_frequencies_in_turn(call, heads)}) {
+      for_every_kind(source, [&](const Call& kind) {
+        expect_as_defined(kind, random, [&](const Problem& problem) {
+          launch(problem, in_order, {nullptr, kMultiprocessors[random.between(0, 2)]});
+        });
       });
-    });
+    }
   }
 }
 
@@ -60,11 +67,13 @@ TEST(Cuda, TurnsEveryNumberOfTokens) {
   for (int64_t tokens = 1; tokens <= 300; tokens += random.between(1, 9)) {
     const Order order = kOrders[random.between(0, 1)];
     const Call call{.tokens = tokens, .head_dim = 8, .pairs = 4, .sides = {{2, 1, order}, {1, 0, order}}};
-    for_every_kind(call, [&](const Call& kind) {
-      expect_as_defined(kind, random, [&](const Problem& problem) {
-        launch(problem, in_order, {nullptr, kMultiprocessors[random.between(0, 2)]});
+    for (const Call& source : {call, by_frequencies_in_turn(call, tokens)}) {
+      for_every_kind(source, [&](const Call& kind) {
+        expect_as_defined(kind, random, [&](const Problem& problem) {
+          launch(problem, in_order, {nullptr, kMultiprocessors[random.between(0, 2)]});
+        });
       });
-    });
+    }
   }
 }
 
@@ -74,7 +83,7 @@ TEST(Cuda, RoundsNoMoreThanTheDefinition) {
     for (const bool inverse : {false, true}) {
       const Call call{.inverse = inverse, .batch = {}, .head_dim = 2 * pairs, .pairs = pairs};
       for_every_kind(call, [&](Call kind) {
-        if (kind.element == Element::float64) kind.table_element = Element::float64;
+        if (kind.element == Element::float64) kind.angle_element = Element::float64;
         expect_near_the_exact_rotation(kind, random, [](const Problem& problem) { launch(problem); });
       });
     }
@@ -148,16 +157,49 @@ TEST(Cuda, TakesTheWidestAccessThatItsTablesAdmit) {
         Call aligned{.head_dim = 64, .pairs = 32, .edge = Edge::begin};
         place(aligned, offset);
         for_every_kind(aligned, [&](Call call) {
-          call.table_element = table.value_or(call.element);
+          call.angle_element = table.value_or(call.element);
           int64_t bytes = 16;
           const auto fits = [&] {
-            const int64_t of_angle = bytes_of(call.table_element);
+            const int64_t of_angle = bytes_of(call.angle_element);
             const int64_t of_table = pairs_of(bytes, call) * of_angle;
             return of_table <= 32 && offset * of_angle % std::min<int64_t>(of_table, 16) == 0;
           };
           while (pairs_of(bytes, call) > 1 && !fits()) bytes /= 2;
           expect_access(bytes, call, random);
         });
+      }
+    }
+  }
+}
+
+TEST(Cuda, TakesTheWidestAccessThatItsFrequenciesAdmit) {
+  Random random(18);
+  const std::vector<void (*)(Call&, int64_t)> places = {
+      [](Call& call, int64_t offset) { call.frequency_spacing.ahead = offset; },
+      [](Call& call, int64_t offset) { call.frequency_spacing.gap = offset; },
+      [](Call& call, int64_t offset) { call.frequency_spacing.innermost = 1 + offset; },
+  };
+  for (const int64_t offset : kOffsets) {
+    for (const auto place : places) {
+      for (const bool per_head : {false, true}) {
+        for_every_frequency_kind(
+            {.head_dim = 64,
+             .pairs = 32,
+             .sides = {{3}, {3}},
+             .angles_per_head = per_head,
+             .axes = 2,
+             .edge = Edge::begin},
+            [&](Call with_frequencies) {
+              place(with_frequencies, offset);
+              const Spacing spacing = with_frequencies.frequency_spacing;
+              for_every_kind(with_frequencies, [&](const Call& call) {
+                const bool aligned = spacing.innermost == 1 && offset % 2 == 0;
+                const int64_t most_pairs = call.source == Source::radians ? 2 : aligned ? 8 : 1;
+                int64_t bytes = 16;
+                while (pairs_of(bytes, call) > most_pairs) bytes /= 2;
+                expect_access(bytes, call, random);
+              });
+            });
       }
     }
   }
@@ -234,8 +276,7 @@ TEST(Cuda, ReachesElementsThatLieFarApart) {
           near.for_every_token([&](const auto& batch, int64_t token) {
             for (int64_t head = 0; head < view.heads + view.kept_heads; ++head) {
               for (int64_t element = 0; element < kind.head_dim; ++element)
-                body(
-                    [&](const Strides& strides) { return near.place(strides, batch, token, head, element); });
+                body([&](const Strides& strides) { return place(strides, batch, token, head, element); });
             }
           });
         };
@@ -277,11 +318,71 @@ void move_rows(Table& table, int64_t rows, int64_t distance, std::deque<Sparse<E
   table.data = moved.data();
 }
 
+// The same tensor with other strides.
+template <class E>
+const void* spread(const void* data, const Strides& from, const Strides& to, const Sizes& sizes,
+                   std::deque<Sparse<E>>& memory) {
+  const auto last = [](int64_t size) { return size - 1; };
+  Sparse<E>& target = memory.emplace_back(
+      place(to, {last(sizes.batch[0])}, last(sizes.tokens), last(sizes.heads), last(sizes.elements)) + 1);
+  for (int64_t batch = 0; batch < sizes.batch[0]; ++batch) {
+    for (int64_t token = 0; token < sizes.tokens; ++token) {
+      for (int64_t head = 0; head < sizes.heads; ++head) {
+        for (int64_t element = 0; element < sizes.elements; ++element)
+          target.put(place(to, {batch}, token, head, element),
+                     static_cast<const E*>(data)[place(from, {batch}, token, head, element)]);
+      }
+    }
+  }
+  return target.data();
+}
+
+TEST(Cuda, ReachesFrequenciesAndPositionsThatLieFarApart) {
+  Random random(19);
+  const std::vector<int64_t& (*)(Angles&)> strides = {
+      [](Angles& angles) -> int64_t& { return angles.frequencies.axis; },
+      [](Angles& angles) -> int64_t& { return angles.frequencies.head; },
+      [](Angles& angles) -> int64_t& { return angles.frequencies.pair; },
+      [](Angles& angles) -> int64_t& { return angles.positions.axis; },
+      [](Angles& angles) -> int64_t& { return angles.positions.token; },
+      [](Angles& angles) -> int64_t& { return angles.positions.batch[0]; },
+  };
+  for (const auto far : strides) {
+    const Call call{.batch = {2},
+                    .tokens = 2,
+                    .sides = {{2}, {2}},
+                    .angles_per_head = true,
+                    .axes = 2,
+                    .positions_per_batch = true};
+    for_every_frequency_kind(call, [&](const Call& kind) {
+      if (kind.positions == PositionType::none) return;
+      expect_as_defined(kind, random, [&](Problem problem) {
+        Angles& angles = problem.angles;
+        const Angles near = angles;
+        far(angles) = kBeyond32Bits + 64;
+        visit(kind.positions, [&]<class P>(P) {
+          visit_frequency(kind, [&]<class F>(F) {
+            std::deque<Sparse<P>> positions;
+            std::deque<Sparse<F>> frequencies;
+            angles.positions.data =
+                spread(near.positions.data, strides_of(near.positions), strides_of(angles.positions),
+                       {call.batch, call.tokens, call.axes, 1}, positions);
+            angles.frequencies.data =
+                spread(near.frequencies.data, strides_of(near.frequencies), strides_of(angles.frequencies),
+                       {{1}, call.axes, call.sides[0].heads, call.pairs}, frequencies);
+            launch(problem);
+          });
+        });
+      });
+    });
+  }
+}
+
 template <class Index>
 class CudaPositions : public testing::Test {
  protected:
   static constexpr bool wide = std::is_same_v<Index, int64_t>;
-  static constexpr Rows rows = wide ? Rows::by_int64 : Rows::by_int32;
+  static constexpr PositionType type = wide ? PositionType::int64 : PositionType::int32;
 };
 using IndexTypes = testing::Types<int32_t, int64_t>;
 TYPED_TEST_SUITE(CudaPositions, IndexTypes);
@@ -289,8 +390,8 @@ TYPED_TEST_SUITE(CudaPositions, IndexTypes);
 TYPED_TEST(CudaPositions, NameRowsThatLieFarBehind) {
   Random random(11);
   for (const std::optional<Element> table : kTables) {
-    for_every_kind({.batch = {}, .rows = this->rows}, [&](Call kind) {
-      kind.table_element = table.value_or(kind.element);
+    for_every_kind({.batch = {}, .positions = this->type}, [&](Call kind) {
+      kind.angle_element = table.value_or(kind.element);
       expect_as_defined(kind, random, [&](Problem problem) {
         Angles& angles = problem.angles;
         const int64_t distance = this->wide ? int64_t{1} << 34 : kBeyond32Bits - angles.rows;
@@ -298,7 +399,7 @@ TYPED_TEST(CudaPositions, NameRowsThatLieFarBehind) {
         std::copy_n(static_cast<const TypeParam*>(angles.positions.data), kind.tokens, positions.begin());
         for (TypeParam& position : positions) position = static_cast<TypeParam>(position + distance);
         angles.positions.data = positions.data();
-        visit(kind.table_element, [&](auto element) {
+        visit(kind.angle_element, [&](auto element) {
           std::deque<Sparse<decltype(element)>> memory;
           move_rows(angles.cos, angles.rows, distance, memory);
           move_rows(angles.sin, angles.rows, distance, memory);
@@ -315,7 +416,7 @@ TYPED_TEST(CudaPositions, OutsideOfTheTableStopTheKernel) {
   using Limits = std::numeric_limits<TypeParam>;
   Random random(12);
   for (const Edge edge : {Edge::begin, Edge::end}) {
-    const Call call{.rows = this->rows, .positions_per_batch = true, .edge = edge};
+    const Call call{.positions = this->type, .positions_per_batch = true, .edge = edge};
     with_rotation(call, random, [&](const auto& rotation) {
       Problem problem = rotation.problem();
       const int64_t rows = problem.angles.rows;
@@ -323,7 +424,7 @@ TYPED_TEST(CudaPositions, OutsideOfTheTableStopTheKernel) {
         std::vector<TypeParam> positions(6, TypeParam{1});
         positions[static_cast<size_t>(random.between(0, 5))] = static_cast<TypeParam>(position);
         problem.angles.positions.data = positions.data();
-        EXPECT_DEATH(launch(problem), "Assertion.*token\\.row") << position;
+        EXPECT_DEATH(launch(problem), "Assertion.*row") << position;
       }
     });
   }
@@ -358,7 +459,10 @@ TEST(CudaLaunch, CopiesWhereNothingTurns) {
   for (Call call : {Call{.head_dim = 5, .pairs = 0}, Call{.sides = {{.heads = 0, .kept_heads = 3}}},
                     Call{.sides = {{.heads = 2}, {.heads = 0}}}}) {
     call.in_place = false;
-    expect_as_defined(call, random, [](const Problem& problem) { launch(problem); });
+    for (const Source source : {Source::tables, Source::turns, Source::radians}) {
+      call.source = source;
+      expect_as_defined(call, random, [](const Problem& problem) { launch(problem); });
+    }
   }
 }
 

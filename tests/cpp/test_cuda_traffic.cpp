@@ -32,7 +32,8 @@ int64_t flat(uint3 place, dim3 dims) {
   return place.x + int64_t{dims.x} * (place.y + int64_t{dims.y} * place.z);
 }
 
-// Keeps what the threads of a walk touch, but for the stack, where their arguments and registers are.
+// Keeps what the threads of a walk touch, but for the stack, where their arguments and registers are, and
+// constant memory.
 class Recorder {
  public:
   void follow(const Walk& walk, const cuda_on_host::Launch& launch) {
@@ -57,7 +58,7 @@ class Recorder {
     const bool on_stack = stack_begin_ <= address && address < stack_end_;
     const bool built_in = lies_in(threadIdx, address) || lies_in(blockIdx, address) ||
                           lies_in(blockDim, address) || lies_in(gridDim, address);
-    if (on_stack || built_in) return;
+    if (on_stack || built_in || lies_in(kTurnsOfRadian, address)) return;
     const int64_t block = flat(blockIdx, gridDim);
     accesses_.push_back(
         {address, bytes, write, block * size_of(blockDim) + flat(threadIdx, blockDim), block});
@@ -133,9 +134,9 @@ Uses uses_due(const Rotation<T>& rotation, const Call& call) {
         for (int64_t e = 0; e < call.head_dim; ++e) {
           const bool turns = head < view.heads && call.start <= e && e < call.start + 2 * call.pairs;
           if (!turns && call.in_place) continue;
-          for_every_byte(source + rotation.place(view.from, batch, token, head, e), sizeof(T),
+          for_every_byte(source + place(view.from, batch, token, head, e), sizeof(T),
                          [&](uintptr_t byte) { ++due[byte].reads; });
-          for_every_byte(target + rotation.place(view.to, batch, token, head, e), sizeof(T),
+          for_every_byte(target + place(view.to, batch, token, head, e), sizeof(T),
                          [&](uintptr_t byte) { ++due[byte].writes; });
         }
       }
@@ -144,37 +145,58 @@ Uses uses_due(const Rotation<T>& rotation, const Call& call) {
   return due;
 }
 
-// The bytes of positions, and of the rows of both tables that tokens take.
+using Bytes = std::unordered_set<uintptr_t>;
+
+void add_bytes(Bytes& bytes, const void* data, int64_t element_bytes, size_t place) {
+  const size_t count = static_cast<size_t>(element_bytes);
+  for_every_byte(static_cast<const char*>(data) + place * count, count,
+                 [&](uintptr_t byte) { bytes.insert(byte); });
+}
+
 template <class T>
-std::unordered_set<uintptr_t> bytes_of_angles(const Rotation<T>& rotation, const Call& call) {
-  std::unordered_set<uintptr_t> bytes;
-  const Angles& angles = rotation.problem().angles;
-  const auto add = [&](const void* data, int64_t element_bytes, size_t place) {
-    const size_t count = static_cast<size_t>(element_bytes);
-    for_every_byte(static_cast<const char*>(data) + place * count, count,
-                   [&](uintptr_t byte) { bytes.insert(byte); });
-  };
-  Strides positions{};
-  std::copy_n(angles.positions.batch, kBatchDims, positions.batch);
-  positions.token = angles.positions.token;
+Bytes bytes_of_positions(const Rotation<T>& rotation, const Call& call) {
+  Bytes bytes;
+  const Positions& positions = rotation.problem().angles.positions;
   rotation.for_every_token([&](const auto& batch, int64_t token) {
-    if (angles.positions.data)
-      add(angles.positions.data, angles.positions.wide ? 8 : 4,
-          rotation.place(positions, batch, token, 0, 0));
-    for (int64_t head = 0; head < (call.table_per_head ? call.sides[0].heads : 1); ++head) {
-      for (int64_t pair = 0; pair < call.pairs; ++pair) {
-        for (const Table& table : {angles.cos, angles.sin})
-          add(table.data, bytes_of(angles.element),
-              rotation.place(table.strides, batch, rotation.row_of(batch, token), head, pair));
-      }
+    for (int64_t axis = 0; positions.data && axis < call.axes; ++axis)
+      add_bytes(bytes, positions.data, positions.wide ? 8 : 4,
+                place(strides_of(positions), batch, token, axis, 0));
+  });
+  return bytes;
+}
+
+// Of positions, and of frequencies or the rows of both tables that tokens take.
+template <class T>
+Bytes bytes_of_angles(const Rotation<T>& rotation, const Call& call) {
+  Bytes bytes = bytes_of_positions(rotation, call);
+  const Angles& angles = rotation.problem().angles;
+  const Frequencies& frequencies = angles.frequencies;
+  const auto for_every_row = [&](auto body) {
+    for (int64_t head = 0; head < (call.angles_per_head ? call.sides[0].heads : 1); ++head) {
+      for (int64_t pair = 0; pair < call.pairs; ++pair) body(head, pair);
     }
+  };
+  if (frequencies.data) {
+    for_every_row([&](int64_t head, int64_t pair) {
+      for (int64_t axis = 0; axis < call.axes; ++axis)
+        add_bytes(bytes, frequencies.data, frequencies.fixed ? 8 : bytes_of(frequencies.element),
+                  place(strides_of(frequencies), {}, axis, head, pair));
+    });
+    return bytes;
+  }
+  rotation.for_every_token([&](const auto& batch, int64_t token) {
+    for_every_row([&](int64_t head, int64_t pair) {
+      for (const Table& table : {angles.cos, angles.sin})
+        add_bytes(bytes, table.data, bytes_of(angles.element),
+                  place(table.strides, batch, rotation.row_of(batch, token), head, pair));
+    });
   });
   return bytes;
 }
 
 void expect_minimal_traffic(const Call& call, Random& random, const Walk& walk) {
   with_rotation(call, random, [&](const auto& rotation) {
-    const std::unordered_set<uintptr_t> angles = bytes_of_angles(rotation, call);
+    const Bytes angles = bytes_of_angles(rotation, call);
     Uses uses;
     std::unordered_map<uintptr_t, int64_t> threads;            // of a byte of query or key
     std::vector<std::pair<uintptr_t, int64_t>> angle_threads;  // that read a byte of angles
@@ -190,12 +212,17 @@ void expect_minimal_traffic(const Call& call, Random& random, const Walk& walk) 
       });
     }
     EXPECT_TRUE(uses_due(rotation, call) == uses) << call;
+    Bytes read;
+    for (const auto& [byte, thread] : angle_threads) read.insert(byte);
+    EXPECT_EQ(angles, read) << call;
+    // Radians are made pair by pair, each with the positions.
+    if (call.source == Source::radians)
+      std::erase_if(angle_threads, [positions = bytes_of_positions(rotation, call)](const auto& access) {
+        return positions.contains(access.first);
+      });
     std::sort(angle_threads.begin(), angle_threads.end());
     EXPECT_EQ(angle_threads.end(), std::adjacent_find(angle_threads.begin(), angle_threads.end()))
         << "a thread read an angle twice: " << call;
-    std::unordered_set<uintptr_t> read;
-    for (const auto& [byte, thread] : angle_threads) read.insert(byte);
-    EXPECT_EQ(angles, read) << call;
   });
 }
 
@@ -211,7 +238,7 @@ TEST(CudaTraffic, IsOneReadAndOneWriteOfWhatTurnsOrIsKept) {
 // As projections leave them: 32 heads of queries and 8 of keys.
 Call typical(Element element, bool interleaved, Order order) {
   return {.element = element,
-          .table_element = element == Element::float64 ? Element::float64 : Element::float32,
+          .angle_element = element == Element::float64 ? Element::float64 : Element::float32,
           .interleaved = interleaved,
           .batch = {},
           .tokens = 33,
@@ -225,8 +252,13 @@ template <class Check>
 void for_typical_calls(Check check) {
   for (const Element element : kElements) {
     for (const bool interleaved : {false, true}) {
-      for (const Order order : {Order::token_head_element, Order::head_token_element})
-        check(typical(element, interleaved, order));
+      for (const Order order : {Order::token_head_element, Order::head_token_element}) {
+        Call call = typical(element, interleaved, order);
+        for (const Source source : {Source::tables, Source::turns}) {
+          call.source = source;
+          check(call);
+        }
+      }
     }
   }
 }
@@ -299,7 +331,7 @@ TEST(CudaTraffic, IsOneRowOfAnglesOfATokenAndBlock) {
       Call call = typical(Element::bfloat16, interleaved, order);
       call.tokens = 520;
       with_rotation(call, random, [&](const auto& rotation) {
-        const std::unordered_set<uintptr_t> angles = bytes_of_angles(rotation, call);
+        const Bytes angles = bytes_of_angles(rotation, call);
         std::set<std::pair<int64_t, uintptr_t>> reads;
         for (const Access& access : accesses_of(rotation.problem(), in_order, 1)) {
           for_every_byte(access, [&](uintptr_t byte) {

@@ -29,7 +29,7 @@ void for_every_row(Check check) {
     for (const Element element : kElements) {
       for (const bool interleaved : {false, true}) {
         check({.element = element,
-               .table_element = element == Element::float64 ? Element::float64 : Element::float32,
+               .angle_element = element == Element::float64 ? Element::float64 : Element::float32,
                .interleaved = interleaved,
                .batch = {},
                .head_dim = 2 * pairs,
@@ -51,7 +51,7 @@ TEST_P(Kernels, GiveTheBitsOfTheDefinition) {
         call.cos_spacing = call.sin_spacing = {1, random.between(0, 3)};
         call.inverse = random.one_in(2);
         call.in_place = random.one_in(2);
-        call.rarity = any_rarity(random);
+        call.rarity = call.angle_rarity = any_rarity(random);
         expect_as_defined(call, random, rotate);
       }
     }
@@ -64,7 +64,7 @@ TEST_P(Kernels, GiveTheBitsOfTheDefinitionForAnyElementStride) {
     for (Side& side : call.sides) side.spacing = {random.between(2, 3), random.between(0, 2)};
     call.inverse = random.one_in(2);
     call.in_place = random.one_in(2);
-    call.rarity = any_rarity(random);
+    call.rarity = call.angle_rarity = any_rarity(random);
     expect_as_defined(call, random, rotate);
   });
 }

@@ -43,7 +43,7 @@ class Launch : public OnInstructionSet {
   static void expect_as_defined(const Call& call) {
     Random random(1);
     for_every_kind(call, [&](const Call& kind) {
-      const bool another = bytes_of(kind.table_element) == 2 && kind.table_element != kind.element;
+      const bool another = bytes_of(kind.angle_element) == 2 && kind.angle_element != kind.element;
       if (!on_cuda() || !another) test::expect_as_defined(kind, random, rotate);
     });
   }
@@ -58,18 +58,19 @@ TEST_P(Launch, TakesTablesOfEveryElementAndStride) {
   for (const Element element : kElements) {
     for (const Spacing cos : {Spacing{1, 0}, Spacing{1, 5}, Spacing{3, 2}}) {
       for (const Spacing sin : {Spacing{1, 0}, Spacing{1, 5}, Spacing{2, 0}}) {
-        expect_as_defined({.table_element = element, .pairs = 8, .cos_spacing = cos, .sin_spacing = sin});
+        expect_as_defined({.angle_element = element, .pairs = 8, .cos_spacing = cos, .sin_spacing = sin});
       }
     }
   }
 }
 
 TEST_P(Launch, TakesTablesThatAreTransposed) {
-  expect_as_defined({.table_order = Order::element_head_token});
+  expect_as_defined({.angle_order = Order::element_head_token});
 }
 
 TEST_P(Launch, TurnsBackwardsForTheInverse) {
-  for (const Element element : kElements) expect_as_defined({.table_element = element, .inverse = true});
+  for (const Element element : kElements) expect_as_defined({.angle_element = element, .inverse = true});
+  for_every_frequency_kind({.inverse = true}, expect_as_defined);
 }
 
 TEST_P(Launch, TakesEveryOrderOfTokensHeadsAndElements) {
@@ -92,7 +93,7 @@ TEST_P(Launch, WalksEveryBatchDimension) {
 
 TEST_P(Launch, TakesATablePerBatch) {
   for (const Order order : kOrders)
-    expect_as_defined({.batch = {2, 3}, .table_per_batch = true, .table_order = order});
+    expect_as_defined({.batch = {2, 3}, .table_per_batch = true, .angle_order = order});
 }
 
 TEST_P(Launch, TakesATablePerHead) {
@@ -100,24 +101,109 @@ TEST_P(Launch, TakesATablePerHead) {
     for (const bool per_batch : {false, true})
       expect_as_defined({.sides = {{.heads = 3}, {.heads = 3, .order = Order::head_token_element}},
                          .table_per_batch = per_batch,
-                         .table_per_head = true,
-                         .table_order = order});
+                         .angles_per_head = true,
+                         .angle_order = order});
   }
 }
 
 TEST_P(Launch, TakesTheRowsThatPositionsName) {
-  for (const Rows rows : {Rows::by_int32, Rows::by_int64}) {
+  for (const PositionType positions : {PositionType::int32, PositionType::int64}) {
     for (const bool per_batch : {false, true}) {
       for (const Spacing spacing : {Spacing{1, 0}, Spacing{2, 3}}) {
         for (const Element table : {Element::float16, Element::float32, Element::float64})
-          expect_as_defined({.table_element = table,
+          expect_as_defined({.angle_element = table,
                              .batch = {2, 2},
                              .tokens = 9,
-                             .rows = rows,
+                             .positions = positions,
                              .positions_per_batch = per_batch,
                              .positions_spacing = spacing});
       }
     }
+  }
+}
+
+TEST_P(Launch, TakesFrequenciesOfEveryStride) {
+  for (const Order order : kOrders) {
+    for (const Spacing spacing : {Spacing{1, 0}, Spacing{1, 5}, Spacing{3, 2}, Spacing{0, 1}}) {
+      for (const bool per_head : {false, true})
+        for_every_frequency_kind({.sides = {{.heads = 3}, {.heads = 3, .order = Order::head_token_element}},
+                                  .angles_per_head = per_head,
+                                  .angle_order = order,
+                                  .axes = 2,
+                                  .frequency_spacing = spacing},
+                                 expect_as_defined);
+    }
+  }
+}
+
+TEST_P(Launch, SumsAnglesOverAxes) {
+  for (const int64_t axes : {int64_t{1}, int64_t{2}, int64_t{3}, int64_t{4}, kMaxAxes})
+    for_every_frequency_kind({.axes = axes, .positions_per_batch = true}, expect_as_defined);
+}
+
+TEST_P(Launch, TakesPositionsOfEveryStride) {
+  for (const Order order : kOrders) {
+    for (const Spacing spacing : {Spacing{1, 0}, Spacing{2, 3}, Spacing{0, 1}}) {
+      for (const bool per_batch : {false, true})
+        for_every_frequency_kind({.batch = {2, 2},
+                                  .tokens = 5,
+                                  .axes = 3,
+                                  .positions_per_batch = per_batch,
+                                  .position_order = order,
+                                  .positions_spacing = spacing},
+                                 expect_as_defined);
+    }
+  }
+}
+
+TEST_P(Launch, ScalesCosineAndSine) {
+  for (const double scale : {0.0, -1.5, 0.1}) for_every_frequency_kind({.scale = scale}, expect_as_defined);
+}
+
+// They would lie outside of its memory.
+TEST_P(Launch, ReadsNoFrequenciesOfHeadsThatAreKept) {
+  for (const Order order : kOrders) {
+    for (const Edge edge : {Edge::begin, Edge::end})
+      for_every_frequency_kind({.sides = {{2, 9}, {2, 3, Order::head_token_element}},
+                                .angles_per_head = true,
+                                .angle_order = order,
+                                .axes = 2,
+                                .edge = edge},
+                               expect_as_defined);
+  }
+}
+
+TEST_P(Launch, GivesNaNWhereAnAngleIsNotFinite) {
+  for_every_frequency_kind({.axes = 2, .angle_rarity = 4}, [](const Call& call) {
+    if (call.source == Source::turns) return;
+    expect_as_defined(call);
+    Random random(1);
+    with_rotation(call, random, [&]<class T>(const Rotation<T>& rotation) {
+      const std::vector<T>& expected = rotation.expected(0);
+      EXPECT_TRUE(std::any_of(expected.begin(), expected.end(), is_nan<T>)) << call;
+      EXPECT_FALSE(std::all_of(expected.begin(), expected.end(), is_nan<T>)) << call;
+    });
+  });
+}
+
+TEST_P(Launch, IsNearTheExactRotationByFrequencies) {
+  Random random(5);
+  for (const int64_t bits : {8, 31}) {
+    for (const int64_t axes : {1, 3}) {
+      const Call call{.inverse = axes == 3, .axes = axes, .scale = 1.1, .position_bits = bits};
+      for_every_frequency_kind(call, [&](const Call& with_frequencies) {
+        for_every_kind(with_frequencies,
+                       [&](const Call& kind) { expect_near_the_exact_rotation(kind, random, rotate); });
+      });
+    }
+  }
+}
+
+TEST_P(Launch, IsNearTheExactRotationByTurnsAtAnyPosition) {
+  Random random(6);
+  for (const PositionType positions : {PositionType::int32, PositionType::int64}) {
+    const Call call{.source = Source::turns, .tokens = 9, .axes = 2, .positions = positions};
+    for_every_kind(call, [&](const Call& kind) { expect_near_the_exact_rotation(kind, random, rotate); });
   }
 }
 
@@ -143,25 +229,38 @@ TEST_P(Launch, LeavesTheHeadsBehindAlone) {
 
 TEST_P(Launch, TurnsMoreTokensThanItKeepsAnglesFor) {
   for (const Element table : {Element::float32, Element::float64})
-    expect_as_defined({.table_element = table, .batch = {}, .tokens = 3000, .head_dim = 24, .pairs = 12});
+    expect_as_defined({.angle_element = table, .batch = {}, .tokens = 3000, .head_dim = 24, .pairs = 12});
   expect_as_defined({.batch = {},
                      .tokens = 150,
                      .head_dim = 480,
                      .pairs = 240,
                      .sides = {{.heads = 2}, {.heads = 2, .order = Order::head_token_element}},
-                     .table_per_head = true,
+                     .angles_per_head = true,
                      .sin_spacing = {2, 0}});
+  for (const Source source : {Source::turns, Source::radians})
+    expect_as_defined({.source = source, .batch = {}, .tokens = 700, .head_dim = 24, .pairs = 12, .axes = 3});
 }
 
 TEST_P(Launch, TurnsMorePairsThanItKeepsAnglesFor) {
   for (const Element table : {Element::float32, Element::float64})
-    expect_as_defined({.table_element = table,
+    expect_as_defined({.angle_element = table,
                        .batch = {},
                        .tokens = 2,
                        .head_dim = 40004,
                        .start = 1,
                        .pairs = 20001,
                        .sides = {{.heads = 1}}});
+  for (const Source source : {Source::turns, Source::radians}) {
+    for (const int64_t axes : {int64_t{1}, int64_t{5}, kMaxAxes})
+      expect_as_defined({.source = source,
+                         .batch = {},
+                         .tokens = 2,
+                         .head_dim = 2404,
+                         .start = 1,
+                         .pairs = 1201,
+                         .sides = {{.heads = 1}},
+                         .axes = axes});
+  }
 }
 
 TEST_P(Launch, TurnsNothingOfNoTokens) {
@@ -179,27 +278,32 @@ TEST_P(Launch, UndoesARotationByItsInverse) {
   Random random(2);
   for (const Element element : kElements) {
     for (const bool interleaved : {false, true}) {
-      const Call call{.element = element, .interleaved = interleaved, .head_dim = 18, .pairs = 9};
-      with_rotation(call, random, [&]<class T>(Rotation<T>& rotation) {
-        Problem problem = rotation.problem();
-        rotate(problem);
-        const std::vector<T> there = rotation.result(0);
-        problem.angles.inverse = true;
-        rotate(problem);
-        const std::vector<T> back = rotation.result(0);
-        rotation.for_every_pair(0, [&](T x, T y, long double cos, long double sin, size_t at_x, size_t at_y) {
-          const long double x_bound = rounding_bound<T>(to_compute(x) * cos, -to_compute(y) * sin);
-          const long double y_bound = rounding_bound<T>(to_compute(y) * cos, to_compute(x) * sin);
-          const long double x_back = to_compute(there[at_x]), y_back = to_compute(there[at_y]);
-          const long double square = cos * cos + sin * sin;
-          EXPECT_LE(std::abs(to_compute(back[at_x]) - to_compute(x) * square),
-                    std::abs(cos) * x_bound + std::abs(sin) * y_bound +
-                        rounding_bound<T>(x_back * cos, y_back * sin));
-          EXPECT_LE(std::abs(to_compute(back[at_y]) - to_compute(y) * square),
-                    std::abs(cos) * y_bound + std::abs(sin) * x_bound +
-                        rounding_bound<T>(y_back * cos, -x_back * sin));
+      for (const Source source : {Source::tables, Source::turns, Source::radians}) {
+        const Call call{
+            .element = element, .source = source, .interleaved = interleaved, .head_dim = 18, .pairs = 9};
+        with_rotation(call, random, [&]<class T>(Rotation<T>& rotation) {
+          Problem problem = rotation.problem();
+          rotate(problem);
+          const std::vector<T> there = rotation.result(0);
+          problem.angles.inverse = true;
+          rotate(problem);
+          const std::vector<T> back = rotation.result(0);
+          rotation.for_every_pair(0, [&](const auto& at, T x, T y, size_t at_x, size_t at_y) {
+            const auto by = rotation.cos_sin(at);
+            const long double cos = by.x, sin = by.y;
+            const long double x_bound = rounding_bound<T>(to_compute(x) * cos, -to_compute(y) * sin);
+            const long double y_bound = rounding_bound<T>(to_compute(y) * cos, to_compute(x) * sin);
+            const long double x_back = to_compute(there[at_x]), y_back = to_compute(there[at_y]);
+            const long double square = cos * cos + sin * sin;
+            EXPECT_LE(std::abs(to_compute(back[at_x]) - to_compute(x) * square),
+                      std::abs(cos) * x_bound + std::abs(sin) * y_bound +
+                          rounding_bound<T>(x_back * cos, y_back * sin));
+            EXPECT_LE(std::abs(to_compute(back[at_y]) - to_compute(y) * square),
+                      std::abs(cos) * y_bound + std::abs(sin) * x_bound +
+                          rounding_bound<T>(y_back * cos, -x_back * sin));
+          });
         });
-      });
+      }
     }
   }
 }
