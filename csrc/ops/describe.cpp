@@ -405,7 +405,7 @@ Problem describe(const Call& call, const Tensor* target) {
   problem.angles = {.cos = table_of(call, call.cos, shape.per_head),
                     .sin = table_of(call, call.sin, shape.per_head),
                     .element = element_of(call.cos.scalar_type()),
-                    .rows = call.cos.size(0),
+                    .rows = call.cos.size(call.cos.dim() + (shape.per_head ? call.seq_dim : -2)),
                     .inverse = call.inverse};
 
   const int64_t own = call.head_dim ? 2 : 3, table_own = shape.per_head ? 3 : 2;
