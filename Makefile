@@ -53,7 +53,7 @@ kernels: $(VENV)/nvcc
 # The CUDA build on a machine that has no GPU: the whole suite, then what is of CUDA on an emulated device. From tests,
 # because the package in this folder is built for another torch. Of two devices, so that a missing guard shows.
 cuda: $(VENV_CUDA)/test
-	cd tests && $(BIN_CUDA)/pytest
+	cd tests && $(BIN_CUDA)/pytest --ignore=cuda --ignore=test_cuda_faults.py
 	@if test -x $(GPU_EMU)/run; then set -ex; cd tests; \
 	  export GPU_EMU_BUILD=$(CURDIR)/build/gpu_emu GPU_EMU_CACHE=$(CURDIR)/build/gpu_emu/kernels; \
 	  GPU_EMU_DEVICES=2 GPU_EMU_FOREIGN=error ROPE_EXT_REQUIRE_CUDA=1 $(GPU_EMU)/run $(BIN_CUDA)/pytest -m cuda; \
