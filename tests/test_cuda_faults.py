@@ -54,7 +54,7 @@ FAULTS = [
     Fault(
         "no inverse",
         "kernel.cuh",
-        "angles.inverse ? -by.sin[i] : by.sin[i]",
+        "work.problem.angles.inverse ? -by.sin[i] : by.sin[i]",
         "by.sin[i]",
         "Cuda.RoundsNoMoreThanTheDefinition",
     ),
