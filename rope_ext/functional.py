@@ -213,7 +213,8 @@ def apply_frequencies_(
     The angle of a token's pair i in head h is the sum over axes a of
     ``positions[token, a] * frequencies[a, h, i]``. With integer positions it is exact modulo one
     turn at any position, of either sign; with floating ones the product is exact before it is
-    rounded to 2^-64 turns. Cosine and sine are within 1.2e-7 (3e-16 for float64 tensors).
+    rounded to 2^-64 turns. Cosine and sine are within 1.3e-7 (3e-16 for float64 tensors, and what
+    the resolution of a frequency leaves, 1.7e-19 for a unit of position).
     Source: RoFormer, Su et al. 2021, https://arxiv.org/abs/2104.09864; axes as in Heo et al. 2024,
     https://arxiv.org/abs/2403.13298.
 

@@ -374,7 +374,7 @@ def test_a_position_outside_of_the_table_stops_the_kernel(position: int, dtype: 
         check=True,
     )
     assert "device-side assert triggered" in run.stdout
-    assert "Assertion `0 <= token.row && token.row < angles.rows` failed" in run.stderr
+    assert "Assertion `0 <= row && row < angles_.rows` failed" in run.stderr
 
 
 def test_a_kernel_that_cannot_start_says_of_what_call(cuda: torch.device):

@@ -116,7 +116,7 @@ def test_float64_queries_turn_by_the_same_turns():
     rotary = RotaryEmbedding(HEAD_DIM)
     x = normal(TOKENS, 2, HEAD_DIM, dtype=torch.float64)
     positions = torch.tensor([2**31, -1, 7, 2**31 + 1, 0])
-    expected = rope_ext.rotate_frequencies(x, positions, frequencies.turns(STANDARD))
+    expected = rope_ext.rotate_frequencies(x, positions, frequencies.turns(STANDARD).to(x.device))
     assert_same_bits(rotary(x.clone(), positions=positions), expected)
 
 
@@ -402,24 +402,24 @@ def saved_and_loaded(module: Rotation) -> Rotation:
 
 
 def made_in_half_precision_on_meta(module: Rotation) -> Rotation:
-    return module.to("meta").bfloat16().to_empty(device="cpu")
+    return module.to("meta").bfloat16().to_empty(device=torch.get_default_device())
 
 
 CHANGES = {
     "half": lambda module: module.half(),
     "bfloat16": lambda module: module.bfloat16(),
     "to(float16)": lambda module: module.to(torch.float16),
-    "to(cpu)": lambda module: module.to("cpu"),
+    "to(device)": lambda module: module.to(torch.get_default_device()),
     "float": lambda module: module.half().float(),
     "double": lambda module: module.double(),
     "inside another module": lambda module: nn.Sequential(module).half()[0],
     "deepcopy": copy.deepcopy,
     "pickle": lambda module: pickle.loads(pickle.dumps(module)),
     "torch.save": saved_and_loaded,
-    "meta and to_empty": lambda module: module.to("meta").to_empty(device="cpu"),
-    "to_empty": lambda module: module.to_empty(device="cpu"),
+    "meta and to_empty": lambda module: module.to("meta").to_empty(device=torch.get_default_device()),
+    "to_empty": lambda module: module.to_empty(device=torch.get_default_device()),
     "meta, half and to_empty": made_in_half_precision_on_meta,
-    "inside another module, to_empty": lambda module: nn.Sequential(module).to_empty(device="cpu")[
+    "inside another module, to_empty": lambda module: nn.Sequential(module).to_empty(device=torch.get_default_device())[
         0
     ],
     "eval": lambda module: module.eval(),
@@ -454,7 +454,7 @@ def test_a_module_made_on_the_meta_device_rotates_after_to_empty(build):
     with torch.device("meta"):
         module = build()
     assert all(buffer.device.type == "meta" for buffer in module.buffers())
-    module.to_empty(device="cpu")
+    module.to_empty(device=torch.get_default_device())
     query, positions = normal(TOKENS, 2, HEAD_DIM), positions_for(module, TOKENS)
     expected = build()(query.clone(), positions=positions)
     assert_same_bits(module(query, positions=positions), expected)

@@ -164,7 +164,7 @@ ROPE_INLINE Pair<C> from_quarter(unsigned quarter, Pair<C> cos_sin) {
 // An angle is taken to 2^-32 turns for float and to 2^-64 for double.
 inline constexpr float kRadiansOfRest = 0x1.921fb6p-30f;
 
-// x is the cosine, y the sine. The error is below 1.2e-7 for float, 3e-16 for double.
+// x is the cosine, y the sine. The error is below 1.3e-7 for float, 3e-16 for double.
 ROPE_INLINE Pair<float> cos_sin(Turns turns, float) {
   const uint32_t high = static_cast<uint32_t>(turns >> 32);
   const uint32_t quarter = (high + 0x20000000u) >> 30;

@@ -120,13 +120,15 @@ std::array<Tensor, 2> gradients(const FromFrequencies& from, const std::vector<R
     angles = angles.to(at::kDouble);
 
     c10::SymDimVector shape(angles.sym_sizes().begin(), angles.sym_sizes().end() - 2);  // ..., S
-    const Tensor rows = angles.reshape_symint({-1, heads * pairs});
+    c10::SymInt tokens = 1;
+    for (const c10::SymInt& size : shape) tokens *= size;
+    const Tensor rows = angles.reshape_symint({tokens, heads * pairs});
     shape.push_back(axes);
     if (wanted[1]) {
       const Tensor positions = from.positions
                                    ? (dims > 1 ? *from.positions : from.positions->unsqueeze(-1))
                                    : at::arange(angles.sym_size(-3), angles.options()).unsqueeze(-1);
-      const Tensor of_tokens = positions.to(at::kDouble).expand_symint(shape).reshape_symint({-1, axes});
+      const Tensor of_tokens = positions.to(at::kDouble).expand_symint(shape).reshape_symint({tokens, axes});
       add(sums[1],
           of_tokens.t().mm(rows).reshape_symint(frequencies.sym_sizes()).to(frequencies.scalar_type()));
     }

@@ -33,12 +33,29 @@ bool traced(const Tensor& gradient) {
 
 // Nodes are held by intrusive_ptr from torch 2.13 on, by shared_ptr before.
 #if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 13
-c10::intrusive_ptr<autograd::Node> pointer_to(autograd::Node* node) {
-  return c10::intrusive_ptr<autograd::Node>::unsafe_reclaim_from_nonowning(node);
+template <class T>
+using Pointer = c10::intrusive_ptr<T>;
+template <class T, class... Args>
+Pointer<T> make_pointer(Args&&... args) {
+  return c10::make_intrusive<T>(std::forward<Args>(args)...);
+}
+Pointer<autograd::Node> pointer_to(autograd::Node* node) {
+  return Pointer<autograd::Node>::unsafe_reclaim_from_nonowning(node);
 }
 #else
-std::shared_ptr<autograd::Node> pointer_to(autograd::Node* node) { return node->getptr(); }
+template <class T>
+using Pointer = std::shared_ptr<T>;
+template <class T, class... Args>
+Pointer<T> make_pointer(Args&&... args) {
+  return Pointer<T>(new T(std::forward<Args>(args)...), autograd::deleteNode);
+}
+Pointer<autograd::Node> pointer_to(autograd::Node* node) { return node->getptr(); }
 #endif
+
+// Where a gradient goes that nobody wants.
+struct Nowhere : autograd::Node {
+  autograd::variable_list apply(autograd::variable_list&&) override { return {}; }
+};
 
 // What a node keeps of a source.
 template <class Source>
@@ -213,22 +230,8 @@ class RotateBackward : public autograd::Node {
   bool keeps_results_ = true;
 };
 
-#if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 13
 template <class Source>
-using NodePointer = c10::intrusive_ptr<RotateBackward<Source>>;
-template <class Source>
-NodePointer<Source> make_node(const Source& source, const Flags& flags) {
-  return c10::make_intrusive<RotateBackward<Source>>(source, flags);
-}
-#else
-template <class Source>
-using NodePointer = std::shared_ptr<RotateBackward<Source>>;
-template <class Source>
-NodePointer<Source> make_node(const Source& source, const Flags& flags) {
-  return std::shared_ptr<RotateBackward<Source>>(new RotateBackward<Source>(source, flags),
-                                                 autograd::deleteNode);
-}
-#endif
+using NodePointer = Pointer<RotateBackward<Source>>;
 
 // Hooks on the creation of nodes exist from torch 2.14 on, and run when a node is complete.
 #if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 14
@@ -309,14 +312,14 @@ void apply_and_record(c10::DispatchKeySet keys, const Source& source, const Tens
   const auto [first, second] = tensors_of(source);
   NodePointer<Source> query_node, key_node;
   if (query_grad) {
-    query_node = make_node(source, flags);
+    query_node = make_pointer<RotateBackward<Source>>(source, flags);
     query_node->set_next_edges(together ? autograd::collect_next_edges(query, *key, first, second)
                                         : autograd::collect_next_edges(query, first, second));
   }
   if (key_grad && !together) {
     Flags key_flags = flags;
     key_flags.num_heads = std::nullopt;
-    key_node = make_node(source, key_flags);
+    key_node = make_pointer<RotateBackward<Source>>(source, key_flags);
     key_node->set_next_edges(autograd::collect_next_edges(*key, first, second));
   }
 
@@ -328,11 +331,24 @@ void apply_and_record(c10::DispatchKeySet keys, const Source& source, const Tens
   if (together) {
     attach_in_place(std::vector<Tensor>{query, *key}, query_node);
   } else {
-    // A tensor before its view, which then finds the new history of its base.
-    const bool key_first = query.is_view();
-    if (key_first && key_node) attach_in_place(*key, key_node);
-    if (query_node) attach_in_place(query, query_node);
-    if (!key_first && key_node) attach_in_place(*key, key_node);
+    // A tensor before its view, which then finds the new history of its base. The base of the second may have
+    // got that history from the first alone, for the angles' sake: then the second's own gradient has nowhere
+    // to go.
+    const auto attach_second = [](const Tensor& tensor, const NodePointer<Source>& node) {
+      if (!node->next_edge(0).is_valid() && tensor.requires_grad()) {
+        auto nowhere = make_pointer<Nowhere>();
+        nowhere->add_input_metadata(tensor);
+        node->set_next_edge(0, autograd::Edge(std::move(nowhere), 0));
+      }
+      attach_in_place(tensor, node);
+    };
+    if (query.is_view()) {
+      if (key_node) attach_in_place(*key, key_node);
+      if (query_node) attach_second(query, query_node);
+    } else {
+      if (query_node) attach_in_place(query, query_node);
+      if (key_node) attach_second(*key, key_node);
+    }
   }
   if (angle_grad) {
     query_node->keep(query, /*is_result=*/true, query.is_view());
@@ -353,7 +369,7 @@ Tensor rotate_and_record(c10::DispatchKeySet keys, const Source& source, const T
   const bool angle_grad = requires_grad(source);
   NodePointer<Source> node;
   if (angle_grad || requires_grad(x)) {
-    node = make_node(source, flags);
+    node = make_pointer<RotateBackward<Source>>(source, flags);
     const auto [first, second] = tensors_of(source);
     node->set_next_edges(autograd::collect_next_edges(x, first, second));
   }

@@ -315,12 +315,15 @@ Table table_of(const Call& call, const Tensor& tensor, bool per_head) {
   return table;
 }
 
+// Of an empty tensor, whose null pointer would say that there are tables.
+constexpr int64_t kNoFrequencies = 0;
+
 Frequencies frequencies_of(const Call& call) {
   const Tensor& tensor = *call.frequencies;
   const auto strides = tensor.strides();
   const int64_t dims = tensor.dim();
   const bool fixed = tensor.scalar_type() == at::kLong;
-  return {.data = tensor.const_data_ptr(),
+  return {.data = tensor.numel() == 0 ? &kNoFrequencies : tensor.const_data_ptr(),
           .fixed = fixed,
           .element = fixed ? Element::float64 : element_of(tensor.scalar_type()),
           .axes = dims > 1 ? tensor.size(0) : 1,

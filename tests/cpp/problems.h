@@ -219,7 +219,7 @@ auto visit_frequency(const Call& call, Body body) {
 
 // What a cosine or sine of turns may differ from the exact one.
 template <class C>
-inline constexpr long double kCosSinError = std::is_same_v<C, float> ? 1.2e-7L : 3e-16L;
+inline constexpr long double kCosSinError = std::is_same_v<C, float> ? 1.26e-7L : 3e-16L;
 
 // A call with memory of its own. T is the type of query and key.
 template <class T>
