@@ -28,6 +28,7 @@ BIN_CUDA := $(CURDIR)/$(VENV_CUDA)/bin
 demo: $(VENV)/demo
 	$(BIN)/python examples/smollm2.py
 	$(BIN)/python examples/train_attention.py
+	$(BIN)/python examples/digits.py
 
 test: test-cpp test-python
 

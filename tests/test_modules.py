@@ -416,12 +416,14 @@ CHANGES = {
     "deepcopy": copy.deepcopy,
     "pickle": lambda module: pickle.loads(pickle.dumps(module)),
     "torch.save": saved_and_loaded,
-    "meta and to_empty": lambda module: module.to("meta").to_empty(device=torch.get_default_device()),
+    "meta and to_empty": lambda module: module.to("meta").to_empty(
+        device=torch.get_default_device()
+    ),
     "to_empty": lambda module: module.to_empty(device=torch.get_default_device()),
     "meta, half and to_empty": made_in_half_precision_on_meta,
-    "inside another module, to_empty": lambda module: nn.Sequential(module).to_empty(device=torch.get_default_device())[
-        0
-    ],
+    "inside another module, to_empty": lambda module: nn.Sequential(module).to_empty(
+        device=torch.get_default_device()
+    )[0],
     "eval": lambda module: module.eval(),
 }
 
